@@ -1,0 +1,73 @@
+"""What a mixer declares about itself, without torch: options, weights and costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from eyas.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from eyas.core.mup import MupLaw
+    from eyas.core.weights import Weight
+
+FlopConvention = Literal["exact", "megatron"]
+"""`exact` counts the operations of the configured model; `megatron` uses Megatron-LM's published simplifications."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerConfig:
+    """Base of every mixer's `Config`: fields are what YAML may set; the methods answer for weights and costs.
+
+    Subclasses validate in `__post_init__` and raise ConfigError with the field, the value, the rule and the remedy.
+    All costs are for one mixer; `hidden_size` is the width of the residual stream.
+    """
+
+    kind: ClassVar[str]
+    """The registered name; set by `register`."""
+    carries_documents: ClassVar[bool] = False
+    """Whether packed documents are kept apart; a mixer that says no refuses them."""
+
+    def weights(self, hidden_size: int) -> dict[str, Weight]:
+        """The mixer's weights by attribute name."""
+        raise NotImplementedError
+
+    def parameters(self, hidden_size: int, tensor: int = 1) -> int:
+        """Number of weights on one of `tensor` ranks (all of them for tensor=1)."""
+        shapes = (weight.but(shape=weight.local_shape(tensor)) for weight in self.weights(hidden_size).values())
+        return sum(weight.numel for weight in shapes)
+
+    def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
+        """Forward FLOPs per token, a multiply-add counted as two; training takes three times as many."""
+        return 2.0 * sum(w.numel for w in self.weights(hidden_size).values() if len(w.shape) == 2)
+
+    def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
+        """Bytes that one rank keeps for the backward pass over `tokens` tokens, beyond the mixer's own input, with
+        elements of `element` bytes."""
+        raise NotImplementedError
+
+    def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
+        """Bytes of decoding state for one sequence after `sequence_length` tokens."""
+        raise NotImplementedError
+
+    def check_tensor(self, hidden_size: int, tensor: int) -> None:
+        """Raises LayoutError where `tensor` ranks cannot divide this mixer's weights."""
+        for weight in self.weights(hidden_size).values():
+            if weight.axis is not None:
+                weight.axis.check(self.kind, tensor)
+
+    def with_law(self, law: MupLaw, hidden_size: int) -> Self:
+        """This config with the multipliers that a muP law gives for its widths; itself where the law says nothing."""
+        return self
+
+
+def configured(value: float | None, otherwise: float) -> float:
+    """The configured value, or `otherwise` where the configuration leaves it open (null)."""
+    return otherwise if value is None else value
+
+
+def at_least_one(config: MixerConfig, *fields: str) -> None:
+    """Raises ConfigError for a size below one."""
+    for field in fields:
+        if getattr(config, field) < 1:
+            raise ConfigError(f"{field}={getattr(config, field)} must be at least 1")

@@ -1,0 +1,105 @@
+"""The specification of a model: what YAML says, checked and resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eyas.core.errors import ConfigError
+from eyas.core.mixer_config import MixerConfig, configured
+from eyas.core.mup import mup_law
+from eyas.core.pattern import Pattern, parse_pattern
+from eyas.core.registry import mixer
+from eyas.core.schema import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The `model` group of a configuration: sizes, named layers, and the pattern that arranges them."""
+
+    name: str = "model"
+    """What tables call the model."""
+    hidden_size: int
+    """Width of the residual stream."""
+    vocab_size: int
+    """Rows of the embedding; any number, padded where the tensor-parallel size asks for it."""
+    layers: dict[str, Any]
+    """Layer name to its options; `kind` names the registered mixer."""
+    pattern: str | list[Any]
+    """Blocks in order: names side by side joined by `+`; or Megatron-LM's one-letter form."""
+    repeat: int = 1
+    """How often the pattern is repeated."""
+    norm_epsilon: float = 1e-5
+    tie_embeddings: bool = False
+    """Whether the output head uses the embedding's weight."""
+    init_std: float = 0.02
+    mup: str | None = None
+    """Law that gives every multiplier that is not set: falcon_h1, or null for none."""
+    embedding_multiplier: float | None = None
+    """Scales the embeddings; null means 1, or what the muP law gives."""
+    lm_head_multiplier: float | None = None
+    """Scales the logits."""
+
+    def __post_init__(self) -> None:
+        for field in ("hidden_size", "vocab_size", "repeat"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field}={getattr(self, field)} must be at least 1")
+        if self.mup is not None:
+            mup_law(self.mup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model whose every option is decided: what modules are built from and costs are counted on."""
+
+    name: str
+    hidden_size: int
+    vocab_size: int
+    layers: dict[str, MixerConfig]
+    pattern: Pattern
+    norm_epsilon: float
+    tie_embeddings: bool
+    init_std: float
+    embedding_multiplier: float
+    lm_head_multiplier: float
+
+
+def load_model(data: Mapping[str, Any], path: str = "model") -> ModelSpec:
+    """Reads the `model` group from plain data. Raises ConfigError naming the field under `path`."""
+    return resolve(load(ModelConfig, data, path), path)
+
+
+def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
+    """Loads the layers' options, parses the pattern and derives the multipliers."""
+    layers = {name: load_layer(options, f"{path}.layers.{name}") for name, options in config.layers.items()}
+    symbols = {name: mixer(layer.kind).symbol for name, layer in layers.items()}
+    pattern = parse_pattern(config.pattern, symbols, config.repeat)
+    embedding, head = 1.0, 1.0
+    if config.mup is not None:
+        law = mup_law(config.mup)
+        layers = {name: layer.with_law(law, config.hidden_size) for name, layer in layers.items()}
+        embedding, head = law.embedding(), law.lm_head(config.hidden_size)
+    return ModelSpec(
+        name=config.name,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        layers=layers,
+        pattern=pattern,
+        norm_epsilon=config.norm_epsilon,
+        tie_embeddings=config.tie_embeddings,
+        init_std=config.init_std,
+        embedding_multiplier=configured(config.embedding_multiplier, embedding),
+        lm_head_multiplier=configured(config.lm_head_multiplier, head),
+    )
+
+
+def load_layer(options: Mapping[str, Any] | None, path: str) -> MixerConfig:
+    """Reads one layer's options; `kind` selects the mixer whose Config they fill."""
+    if not isinstance(options, Mapping) or not isinstance(options.get("kind"), str):
+        raise ConfigError(f"{path}.kind is missing; name a registered mixer, such as kind: attention")
+    try:
+        registered = mixer(options["kind"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}.kind: {error}") from error
+    return load(registered.mixer.Config, {k: v for k, v in options.items() if k != "kind"}, path)

@@ -1,0 +1,87 @@
+"""What happens beside the training steps: progress on the terminal, checkpoints on disk."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINES = 20
+"""Lines that a run prints where the output is no terminal."""
+
+
+class ProgressLine(Callback):
+    """A bar with loss, tokens per second and memory on a terminal; else a line now and then. On rank 0 alone."""
+
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stdout, highlight=False)
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.validation = ""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if not (trainer.is_global_zero and self.console.is_terminal):
+            return
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
+        if not trainer.is_global_zero:
+            return
+        text = describe({name: float(value) for name, value in trainer.callback_metrics.items()}) + self.validation
+        if self.bar is not None:
+            self.bar.update(self.task, completed=trainer.global_step, description=text)
+        elif trainer.global_step % max(1, trainer.max_steps // LINES) == 0 or trainer.global_step == trainer.max_steps:
+            self.console.print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", soft_wrap=True)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.validation = f"  validation {float(trainer.callback_metrics['validation/loss']):.3f}"
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def describe(metrics: dict[str, float]) -> str:
+    """Loss, speed and memory in a few words."""
+    return (
+        f"loss {metrics['train/loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s  "
+        f"{metrics['memory_gib']:.1f} GiB"
+    )
+
+
+class Checkpoints(Callback):
+    """Saves every `interval` steps and at the end, as `step-<number>`; deletes all but the latest `keep`."""
+
+    def __init__(self, folder: Path, interval: int | None, keep: int | None) -> None:
+        self.folder, self.interval, self.keep = folder, interval, keep
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
+        last = trainer.global_step == trainer.max_steps
+        if last or (self.interval is not None and trainer.global_step % self.interval == 0):
+            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}")
+            if trainer.is_global_zero and self.keep is not None:
+                for old in sorted(self.folder.glob("step-*[0-9]"))[: -self.keep]:
+                    shutil.rmtree(old)

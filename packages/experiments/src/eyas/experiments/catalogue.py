@@ -1,0 +1,98 @@
+"""`eyas layers` and `eyas models`: what there is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from eyas.core.accounting import parameters, state_bytes, training_flops
+from eyas.core.model import ModelSpec, load_model
+from eyas.core.registry import mixers
+from eyas.core.schema import defaults, dump
+from eyas.experiments.compose import conf_folder, register_schemas
+from eyas.experiments.corpus import DataConfig
+
+SEQUENCE = 4096
+"""Tokens at which FLOPs and state are told."""
+
+
+def print_layers(*, as_json: bool) -> None:
+    """Prints every registered mixer: symbol, package, one sentence, options."""
+    rows = [
+        {
+            "kind": entry.kind,
+            "symbol": entry.symbol,
+            "package": entry.package,
+            "summary": entry.summary,
+            "options": defaults(entry.mixer.Config),
+        }
+        for entry in mixers().values()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    table = Table("mixer", "symbol", "package", "what it is", title="Mixers", title_justify="left")
+    for row in rows:
+        table.add_row(row["kind"], row["symbol"] or "", row["package"], row["summary"])
+    Console(highlight=False).print(table)
+
+
+def print_models(*, as_json: bool) -> None:
+    """Prints every model of conf/model: pattern, parameters, training FLOPs and decoding state."""
+    rows = [describe(name, spec) for name, spec in models().items()]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(title=f"Models (training FLOPs and state at {SEQUENCE} tokens)", title_justify="left")
+    for heading, justify in (
+        ("model", "left"), ("pattern", "left"), ("parameters", "right"), ("GFLOP / token", "right"), ("state MiB", "right"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(
+            row["name"],
+            escape(row["pattern"]),
+            f"{row['parameters']:,}",
+            f"{row['training_flops_per_token']['exact'] / 1e9:,.2f}",
+            f"{row['state_bytes'] / 2**20:,.1f}",
+        )
+    Console(highlight=False).print(table)
+
+
+def models() -> dict[str, ModelSpec]:
+    """Every model of conf/model, by name."""
+    names = sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml"))
+    return {name: load_model(composed(name)) for name in names}
+
+
+def composed(name: str) -> dict[str, Any]:
+    """The `model` group as Hydra composes it for the model called `name`; its vocabulary follows the data's default."""
+    register_schemas()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        group = compose(f"model/{name}")
+    whole = OmegaConf.create({**group, "data": defaults(DataConfig)})
+    return OmegaConf.to_container(whole.model, resolve=True)  # type: ignore[return-value]
+
+
+def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
+    """What `eyas models` tells of a model."""
+    return {
+        "name": name,
+        "pattern": str(spec.pattern),
+        "parameters": parameters(spec),
+        "training_flops_per_token": {
+            convention: training_flops(spec, SEQUENCE, convention) for convention in ("exact", "megatron")
+        },
+        "state_bytes": state_bytes(spec, SEQUENCE),
+        "hidden_size": spec.hidden_size,
+        "vocab_size": spec.vocab_size,
+        "embedding_multiplier": spec.embedding_multiplier,
+        "lm_head_multiplier": spec.lm_head_multiplier,
+        "layers": {key: {"kind": layer.kind, **dump(layer)} for key, layer in spec.layers.items()},
+    }

@@ -1,0 +1,137 @@
+"""The `eyas` command. Help and argument errors cost no import of torch, Hydra or Megatron."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eyas.core.errors import EyasError
+
+TRAIN_HELP = """\
+Options are Hydra overrides; those most used:
+  experiment=quickstart              a whole recipe (conf/experiment)
+  model=falcon_h1_tiny               a model (eyas models lists them)
+  model.pattern=[ssm,attn,ffn]       another topology
+  layer@model.layers.ssm=attention   another mixer in the place of `ssm` (eyas layers lists them)
+  layout.tensor=2 layout.pipeline=2  a parallel layout
+  data.files='texts/**/*.txt'        your own text
+  trainer.max_steps=100              anything that --cfg job shows
+  -m seed=1,2,3 layout.tensor=1,2    a multirun over all combinations
+  --cfg job                          print what would run
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 2 for input that cannot be honoured, 1 for a run that failed."""
+    parser = build_parser()
+    known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
+    if rest and known.command != "train":
+        parser.error(f"eyas {known.command} does not know {rest[0]!r}; see eyas {known.command} --help")
+    try:
+        return COMMANDS[known.command](known, rest)
+    except EyasError as error:
+        print(f"eyas: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("eyas: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="eyas", description="Compose, train and compare hybrid language models.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, help: str, **options: object) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help, allow_abbrev=False, **options)  # type: ignore[arg-type]
+
+    train = command(
+        "train", "train a model", epilog=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="eyas train [--dry-run] [-m] [--cfg job] [option=value ...]",
+    )  # fmt: skip
+    train.add_argument("--dry-run", action="store_true", help="show what would run and what it would cost")
+    resume = command("resume", "go on from a run's latest checkpoint")
+    resume.add_argument("run", type=Path, help="run folder")
+    resume.add_argument("overrides", nargs="*", help="changes of layout, trainer or sample, such as layout.tensor=2")
+    generate = command("generate", "continue a text with a trained model")
+    generate.add_argument("run", type=Path, help="run folder")
+    generate.add_argument("--prompt", default="", help="text to continue")
+    generate.add_argument("--tokens", type=int, default=200, help="tokens to add at most")
+    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
+    generate.add_argument("--top-k", type=int, default=50, help="draw among the likeliest k")
+    generate.add_argument("--seed", type=int, default=0)
+    results = command("results", "table of a run or a multirun")
+    results.add_argument("directory", type=Path, help="run folder, or a folder of runs")
+    results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
+    form = results.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    form.add_argument("--md", action="store_true", help="print a Markdown table")
+    for name, help in (("layers", "list the registered mixers"), ("models", "list the models with their sizes")):
+        command(name, help).add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def run_train(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.train import train
+
+    return train(rest, dry_run=known.dry_run)
+
+
+def run_resume(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.train import resume
+
+    return resume(known.run, known.overrides)
+
+
+def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.generate import generate
+
+    print(
+        generate(
+            known.run,
+            known.prompt,
+            tokens=known.tokens,
+            temperature=known.temperature,
+            top_k=known.top_k,
+            seed=known.seed,
+        )
+    )
+    return 0
+
+
+def run_results(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.results_command import print_results
+
+    print_results(known.directory, by_seed=known.by_seed, form="csv" if known.csv else "md" if known.md else "table")
+    return 0
+
+
+def run_layers(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.catalogue import print_layers
+
+    print_layers(as_json=known.json)
+    return 0
+
+
+def run_models(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.catalogue import print_models
+
+    print_models(as_json=known.json)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
+    "train": run_train,
+    "resume": run_resume,
+    "generate": run_generate,
+    "results": run_results,
+    "layers": run_layers,
+    "models": run_models,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""`eyas train --dry-run`: what would run and what it would cost, without allocating it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from eyas.core.accounting import block_costs, parameters, state_bytes, training_flops, vocabulary_rows
+from eyas.core.model import ModelSpec
+from eyas.experiments.run_config import RunConfig
+from eyas.parallel.layout import Layout
+from eyas.parallel.stages import split
+
+ELEMENT = {"float32": 4, "float64": 8, "bfloat16": 2}
+FOLDED = 16
+"""Blocks from which on equal blocks share a row."""
+
+
+def print_dry_run(run: RunConfig) -> None:
+    """Prints a row for each block and a row for each rank."""
+    spec, layout, length = run.spec, run.layout, run.data.sequence_length
+    console = Console(highlight=False)
+    console.print(
+        f"{spec.name}: {parameters(spec):,} parameters, {training_flops(spec, length) / 1e9:,.3f} GFLOP per training "
+        f"token at {length} tokens, {state_bytes(spec, length):,} bytes of decoding state per sequence (2-byte elements)",
+        soft_wrap=True,
+    )
+    console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
+    console.print(
+        f"{layout}: {layout.processes} processes; {run.trainer.max_steps} steps of {run.trainer.global_batch} sequences "
+        f"in {layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)} microbatches per replica",
+        soft_wrap=True,
+    )
+    console.print(blocks_table(run, spec))
+    console.print(ranks_table(run, spec))
+
+
+def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
+    """Costs of each block over all ranks; equal blocks of a long model share a row."""
+    table = Table(title="Blocks", title_justify="left")
+    for heading in ("block", "layers", "parameters", "MFLOP / token", "activations MiB", "state KiB"):
+        table.add_column(heading, justify="left" if heading == "layers" else "right")
+    costs = block_costs(
+        spec,
+        sequence_length=run.data.sequence_length,
+        microbatch=run.trainer.microbatch,
+        element=ELEMENT[run.trainer.precision],
+    )
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for cost in costs:
+        key = cost.layers if len(costs) > FOLDED else (*cost.layers, str(cost.index))
+        rows.setdefault(key, []).append(cost.index)
+    for indices in rows.values():
+        cost = costs[indices[0]]
+        table.add_row(
+            str(indices[0]) if len(indices) == 1 else f"{len(indices)} x",
+            " + ".join(cost.layers),
+            f"{cost.parameters:,}",
+            f"{cost.forward_flops / 1e6:,.3f}",
+            f"{cost.activation_bytes / 2**20:,.1f}",
+            f"{cost.state_bytes / 2**10:,.1f}",
+        )
+    return table
+
+
+def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
+    """Weights and memory of each pipeline stage's ranks, which are alike but for the replicas' data."""
+    layout, element = run.layout, ELEMENT[run.trainer.precision]
+    stages = split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)
+    table = Table(title=f"Ranks ({layout.tensor * layout.data} of each kind)", title_justify="left")
+    for heading in ("stage", "blocks", "parameters", "weights and optimizer MiB", "activations MiB"):
+        table.add_column(heading, justify="right")
+    costs = block_costs(
+        spec,
+        sequence_length=run.data.sequence_length,
+        microbatch=run.trainer.microbatch,
+        tensor=layout.tensor,
+        element=element,
+    )
+    microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
+    for stage, blocks in enumerate(stages):
+        weights = stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in blocks)
+        in_flight = min(layout.pipeline - stage, microbatches)
+        kept = in_flight * sum(costs[index].activation_bytes for index in blocks)
+        table.add_row(
+            str(stage),
+            f"{blocks.start}-{blocks.stop - 1}",
+            f"{weights:,}",
+            f"{weights * bytes_per_weight(layout, element) / 2**20:,.1f}",
+            f"{kept / 2**20:,.1f}",
+        )
+    return table
+
+
+def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
+    """Weights of a stage's rank outside its blocks: embedding, final norm, head."""
+    matrix = vocabulary_rows(spec, layout.tensor) * spec.hidden_size
+    first, last = stage == 0, stage == layout.pipeline - 1
+    head = last and not (spec.tie_embeddings and first)
+    return matrix * (int(first) + int(head)) + (spec.hidden_size if last else 0)
+
+
+def bytes_per_weight(layout: Layout, element: int) -> float:
+    """Weight, gradient and Adam's two moments, and float32 master weights where the weight is smaller; the optimizer's
+    part divided among the replicas with the distributed optimizer."""
+    wide = max(element, 4)
+    optimizer = 2 * wide + (4 if element < 4 else 0)
+    return element + wide + (optimizer / layout.data if layout.distributed_optimizer else optimizer)

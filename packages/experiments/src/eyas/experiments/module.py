@@ -1,0 +1,124 @@
+"""The LightningModule of a run: one batch is one global batch, one training step is one optimizer step."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from eyas.core.accounting import training_flops
+from eyas.experiments.batches import Batch
+from eyas.experiments.run_config import RunConfig
+from eyas.layers.model import HybridLM, Stage
+from eyas.parallel.engine import Engine, context_here, device_here, stage_here
+from eyas.parallel.stages import split
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+class TrainingModule(LightningModule):
+    """Builds this rank's stage of the model and drives the engine around it."""
+
+    automatic_optimization = False
+
+    def __init__(self, run: RunConfig) -> None:
+        super().__init__()
+        self.run = run
+        self.spec = run.spec
+        self.dtype_ = DTYPES[run.trainer.precision]
+        self.model: HybridLM | None = None
+        self.engine: Engine | None = None
+        self.validation_loss: float | None = None
+        self.validated_at = -1
+        self._validation = (0.0, 0)
+
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        layout = self.run.layout
+        stages = split(len(self.spec.pattern.blocks), layout.pipeline, self.spec.pattern.cuts)
+        here = stage_here()
+        stage = Stage(stages[here], first=here == 0, last=here == layout.pipeline - 1)
+        self.model = HybridLM(self.spec, context_here(layout, self.dtype_), stage).initialise(self.run.seed)
+
+    def make_engine(self, fitting: bool) -> Engine:
+        """The engine around this rank's stage; with an optimizer when fitting."""
+        assert self.model is not None
+        self.engine = Engine(
+            self.model,
+            self.run.layout,
+            hidden_size=self.spec.hidden_size,
+            dtype=self.dtype_,
+            tied=self.spec.tie_embeddings,
+            optimizer=self.run.optimizer if fitting else None,
+        )
+        return self.engine
+
+    def configure_optimizers(self) -> None:
+        """None: the strategy makes Megatron-Core's."""
+
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self.engine is not None
+        started = time.perf_counter()
+        loss = self.engine.train_step(self.microbatches(batch))
+        step, steps, schedule = self.global_step, self.run.trainer.max_steps, self.run.schedule
+        optimizer: Any = self.optimizers()
+        optimizer.optimizer.values = (
+            self.run.optimizer.learning_rate * schedule.learning_rate(step, steps),
+            self.run.optimizer.weight_decay * schedule.weight_decay(step),
+        )
+        optimizer.step()
+        updated, grad_norm = optimizer.optimizer.result
+        seconds = time.perf_counter() - started
+        tokens = self.run.trainer.global_batch * self.run.data.sequence_length
+        self.log_dict(
+            {
+                "train/loss": loss,
+                "grad_norm": grad_norm,
+                "skipped": 0.0 if updated else 1.0,
+                "learning_rate": optimizer.optimizer.values[0],
+                "weight_decay": optimizer.optimizer.values[1],
+                "tokens_per_second": tokens / seconds,
+                "tflops": training_flops(self.spec, self.run.data.sequence_length) * tokens / seconds / 1e12,
+                "step_seconds": seconds,
+                "memory_gib": memory_gib(),
+            }
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = (0.0, 0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self.engine is not None
+        total, tokens = self.engine.evaluate(self.microbatches(batch))
+        self._validation = (self._validation[0] + total, self._validation[1] + tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        self.validation_loss = self._validation[0] / self._validation[1]
+        self.validated_at = self.global_step
+        self.log("validation/loss", self.validation_loss)
+
+    def validate_with(self, batches: Iterable[Batch]) -> float:
+        """The validation loss now."""
+        self.on_validation_epoch_start()
+        for index, batch in enumerate(batches):
+            self.validation_step({name: tensor.to(device_here()) for name, tensor in batch.items()}, index)
+        return self._validation[0] / self._validation[1]
+
+    def microbatches(self, batch: Batch) -> list[Batch]:
+        """This replica's batch in microbatches."""
+        size = self.run.trainer.microbatch
+        parts = {name: tensor.split(size) for name, tensor in batch.items()}
+        return [dict(zip(parts, tensors, strict=True)) for tensors in zip(*parts.values(), strict=True)]
+
+
+def memory_gib() -> float:
+    """Peak memory of this process so far: the GPU's where there is one, else the process's own."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30

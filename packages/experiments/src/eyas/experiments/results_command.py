@@ -1,0 +1,26 @@
+"""`eyas results`: the table of a run or a multirun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from eyas.experiments.results import collect
+from eyas.experiments.results_table import comma_separated, markdown, show
+
+Form = Literal["table", "csv", "md"]
+
+
+def print_results(directory: Path, by_seed: bool = False, form: Form = "table") -> None:
+    """Prints the runs in a folder: a table to read, CSV with every option and metric, or Markdown."""
+    results = collect(directory, by_seed)
+    match form:
+        case "csv":
+            sys.stdout.write(comma_separated(results))
+        case "md":
+            sys.stdout.write(markdown(results))
+        case "table":
+            show(results, Console())

@@ -1,0 +1,128 @@
+"""The configuration of a run: what Hydra composes, typed, and checked as a whole before any process starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from eyas.core.errors import ConfigError, LayoutError
+from eyas.core.model import ModelSpec, load_model
+from eyas.core.schema import load
+from eyas.experiments.corpus import DataConfig
+from eyas.experiments.schedule import ScheduleConfig
+from eyas.parallel.layout import Layout
+from eyas.parallel.options import OptimizerOptions
+from eyas.parallel.stages import split
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """The `trainer` group: how long, in what batches, and what is kept."""
+
+    max_steps: int = 1000
+    """Optimizer steps; one step works through one global batch."""
+    global_batch: int = 16
+    """Sequences in a step, over all replicas."""
+    microbatch: int = 4
+    """Sequences that one replica works through at once."""
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of weights and activations; bfloat16 keeps float32 master weights and gradients."""
+    validation_interval: int | None = None
+    """Steps between validations; null for one at the end."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints; null for one at the end."""
+    keep_checkpoints: int | None = None
+    """How many of the latest checkpoints stay on disk; null for all."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "global_batch", "microbatch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("validation_interval", "checkpoint_interval", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Text that the trained model continues when a run ends."""
+
+    prompt: str | None = None
+    """null for no sample."""
+    tokens: int = 120
+    temperature: float = 0.8
+    """0 takes the likeliest token."""
+    top_k: int | None = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What is learnt."""
+
+    kind: Literal["language_modelling"] = "language_modelling"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run; the run folder's config.yaml holds it whole."""
+
+    name: str = "run"
+    """Folder under `runs` that the run goes to."""
+    runs: str = "runs"
+    seed: int = 1
+    """Of the initial weights."""
+    model: dict[str, Any]
+    layout: Layout = field(default_factory=Layout)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that the `model` group describes."""
+        return load_model(self.model)
+
+
+def load_run(data: Mapping[str, Any]) -> RunConfig:
+    """Reads plain data, and checks that its parts fit together. Raises ConfigError, LayoutError or DataError."""
+    run = load(RunConfig, data)
+    check(run)
+    return run
+
+
+def check(run: RunConfig) -> None:
+    """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
+    spec, layout, trainer = run.spec, run.layout, run.trainer
+    layout.check_batch(trainer.global_batch, trainer.microbatch)
+    layout.check_sequence(run.data.sequence_length)
+    for name, mixer in spec.layers.items():
+        try:
+            mixer.check_tensor(spec.hidden_size, layout.tensor)
+        except LayoutError as error:
+            raise LayoutError(f"model.layers.{name}: {error}") from error
+        if run.data.isolate_documents and not mixer.carries_documents:
+            raise ConfigError(
+                f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
+                "choose another mixer or data.isolate_documents=false"
+            )
+    split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)
+    if spec.pattern.tail:
+        raise ConfigError(
+            "model.pattern has a multi-token-prediction tail after '/', which is not supported yet; leave it out"
+        )
+    if spec.vocab_size < run.data.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "
+            f"set model.vocab_size={run.data.vocab_size}"
+        )
+    if trainer.precision == "float64" and layout.distributed_optimizer:
+        raise ConfigError(
+            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose buffers are "
+            "float32; set one of them to its default"
+        )
+    run.schedule.check(trainer.max_steps)

@@ -1,0 +1,115 @@
+"""The folder of a run: claimed once, never overwritten, and holding all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eyas.core.errors import ConfigError, DataError
+from eyas.experiments.run_config import RunConfig, load_run
+from eyas.experiments.run_records import CONFIG, METRICS, OVERRIDES, STATUS
+
+ENVIRONMENT = "environment.json"
+CHECKPOINTS = "checkpoints"
+PACKAGES = (
+    "eyas-core", "eyas-parallel", "eyas-layers", "eyas-experiments",
+    "torch", "megatron-core", "lightning", "hydra-core", "mamba-ssm", "transformer-engine",
+)  # fmt: skip
+
+
+def claim(wanted: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
+    """Makes the folder `wanted`, or the first free one of wanted-2, wanted-3, ..., this run's own, and writes down what
+    was asked for. Two runs that start together get different folders."""
+    for number in count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with (folder / CONFIG).open("x") as stream:
+                yaml.safe_dump(dict(config), stream, sort_keys=False)
+        except FileExistsError:
+            continue
+        (folder / OVERRIDES).write_text(yaml.safe_dump(list(overrides)))
+        write_json(folder / ENVIRONMENT, environment())
+        write_status(folder, "running")
+        return folder
+    raise AssertionError
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain data of a run's configuration file. Raises DataError where there is none."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise DataError(f"{path.parent} is no run folder: {path.name} cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is damaged: it holds no options")
+    return data
+
+
+def open_run(folder: Path) -> RunConfig:
+    """The configuration that a run folder was made with."""
+    return load_run(read_config(folder / CONFIG))
+
+
+def write_status(folder: Path, state: str, error: str = "") -> None:
+    """running, finished or failed; with the error's first line."""
+    write_json(folder / STATUS, {"state": state, "error": error})
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """What a run ended with."""
+    write_json(folder / METRICS, dict(metrics))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What a finished run ended with."""
+    return dict(json.loads((folder / METRICS).read_text()))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    beside = path.with_name(path.name + ".unfinished")
+    beside.write_text(json.dumps(data, indent=2) + "\n")
+    beside.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Machine, interpreter, versions and the state of the source, as far as they can be told."""
+    return {
+        "command": sys.argv,
+        "folder": str(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": _git_state(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the current folder, and whether files differ from it; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(changes.stdout.strip())}

@@ -1,0 +1,129 @@
+"""Run folders, read whatever state they are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eyas.core.errors import DataError
+
+CONFIG, OVERRIDES, METRICS, STATUS = "config.yaml", "overrides.yaml", "metrics.json", "status.json"
+
+
+class _Damaged(Exception):
+    """A file of a run folder that cannot be read."""
+
+
+@dataclass
+class RunRecord:
+    """What a run folder tells."""
+
+    path: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    """Resolved options by dotted name."""
+    overrides: dict[str, str] = field(default_factory=dict)
+    """What was asked for on the command line."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    state: str = "unknown"
+    """running, finished, failed, or unknown."""
+    error: str = ""
+    """First line of a failed run's error."""
+    damaged: list[str] = field(default_factory=list)
+    """Files that are missing or half-written."""
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know of a run without results; empty for a finished one."""
+        if self.state == "failed":
+            return f"FAILED: {self.error or 'no message'}"
+        notes = [] if self.state == "finished" else [self.state]
+        return "; ".join(notes + self.damaged)
+
+
+def find_runs(directory: Path) -> list[RunRecord]:
+    """The run in a folder, or all runs below it, in natural order."""
+    if not directory.is_dir():
+        raise DataError(f"there is no folder {directory}; give a run folder or the folder of a multirun")
+    runs = [read_run(path) for path in _run_folders(directory)]
+    if not runs:
+        raise DataError(f"there is no run in {directory}: no folder with {CONFIG} or {STATUS}")
+    return runs
+
+
+def read_run(path: Path) -> RunRecord:
+    """Reads one run folder; what cannot be read is noted, not raised."""
+    run = RunRecord(path)
+
+    def read(name: str, parse: Callable[[Path], Any], kind: type) -> Any:
+        try:
+            content = parse(path / name)
+            if isinstance(content, kind):
+                return content
+            run.damaged.append(f"{name} damaged")
+        except FileNotFoundError:
+            run.damaged.append(f"no {name}")
+        except _Damaged:
+            run.damaged.append(f"{name} damaged")
+        return kind()
+
+    run.config = dict(_flat(read(CONFIG, _yaml, dict)))
+    if (path / OVERRIDES).exists():
+        run.overrides = dict(_override(str(text)) for text in read(OVERRIDES, _yaml, list))
+    status = read(STATUS, _json, dict)
+    run.state, run.error = str(status.get("state", "unknown")), str(status.get("error") or "").partition("\n")[0]
+    if run.state == "finished" or (path / METRICS).exists():
+        run.metrics = {name: value for name, value in _flat(read(METRICS, _json, dict), "/") if _is_number(value)}
+    return run
+
+
+def _run_folders(directory: Path) -> Iterator[Path]:
+    if any((directory / name).is_file() for name in (CONFIG, STATUS)):
+        yield directory
+        return
+    children = [path for path in directory.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for child in sorted(children, key=_natural):
+        yield from _run_folders(child)
+
+
+def _natural(path: Path) -> tuple[bool, int, str]:
+    """Numbered folders first, 9 before 10."""
+    numbered = path.name.isdecimal()
+    return not numbered, int(path.name) if numbered else 0, path.name
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _Damaged from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise _Damaged from error
+
+
+def _flat(tree: Mapping[Any, Any], separator: str = ".", above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{above}{separator}{key}" if above else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, separator, name)
+        else:
+            yield name, value
+
+
+def _override(text: str) -> tuple[str, str]:
+    """`+layer@model.layers.ssm=gdn` is an override of `layer@model.layers.ssm`."""
+    name, _, value = text.lstrip("+~").partition("=")
+    return name, value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

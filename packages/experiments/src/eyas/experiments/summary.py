@@ -1,0 +1,35 @@
+"""What a finished run prints: losses side by side, a sample, and where everything is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from eyas.experiments import run_folder
+from eyas.experiments.run_config import RunConfig
+
+
+def print_summary(folder: Path, run: RunConfig) -> None:
+    """Prints the outcome of the run in `folder`, with a sample where one is asked for."""
+    metrics = run_folder.read_metrics(folder)
+    console = Console(highlight=False)
+    table = Table(title="Loss on the validation files (nats per token)", title_justify="left")
+    for heading in ("uniform", "unigram", f"{run.model.get('name', 'model')} after {metrics['steps']} steps"):
+        table.add_column(heading, justify="right")
+    table.add_row(*(f"{metrics[name]:.4f}" for name in ("uniform_loss", "unigram_loss", "validation_loss")))
+    console.print(table)
+    gain = 1 - metrics["validation_loss"] / metrics["unigram_loss"]
+    console.print(f"{abs(gain):.1%} {'below' if gain >= 0 else 'above'} the unigram cross-entropy")
+    if run.sample.prompt is not None:
+        from eyas.experiments.generate import generate
+
+        options = run.sample
+        console.print(f"\nSample, continuing {options.prompt!r}:")
+        text = generate(
+            folder, options.prompt, tokens=options.tokens, temperature=options.temperature, top_k=options.top_k, seed=0
+        )
+        console.print(text, markup=False)
+        console.print()
+    console.print(f"Run folder: {folder}", soft_wrap=True)

@@ -1,0 +1,47 @@
+"""The tokenizer of a run: byte-level BPE trained on the run's own training text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from eyas.core.errors import ConfigError, DataError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+"""The token after every document; its number is 0."""
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+    """Trains a tokenizer of exactly `vocab_size` entries; the same texts give the same tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if (size := tokenizer.get_vocab_size()) < vocab_size:
+        raise ConfigError(
+            f"data.vocab_size={vocab_size} is more than the training text can fill; set data.vocab_size={size} or "
+            "less, or add text"
+        )
+    return _reading_text_as_text(tokenizer)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads a tokenizer.json."""
+    if not path.is_file():
+        raise DataError(f"there is no tokenizer at {path}; prepare the data again")
+    return _reading_text_as_text(Tokenizer.from_file(str(path)))
+
+
+def _reading_text_as_text(tokenizer: Tokenizer) -> Tokenizer:
+    """Makes text that spells the end of a document stay text; the setting is not part of tokenizer.json."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer

@@ -1,0 +1,110 @@
+"""One process of a run: `python -m eyas.experiments.worker RUN --config FILE [--resume]`. Knows nothing of Hydra."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from eyas.core.accounting import parameters, training_flops
+from eyas.core.errors import CheckpointError
+from eyas.experiments import run_folder
+from eyas.experiments.batches import Share, training_batches, validation_batches
+from eyas.experiments.callbacks import Checkpoints, ProgressLine
+from eyas.experiments.module import TrainingModule
+from eyas.experiments.prepare import Prepared, prepare
+from eyas.experiments.run_config import RunConfig, load_run
+from eyas.experiments.run_logger import RunLogger
+from eyas.parallel import checkpoint, groups, quiet
+from eyas.parallel.launch import report_errors
+from eyas.parallel.megatron import parallel_state
+from eyas.parallel.strategy import MegatronStrategy
+
+
+def main() -> None:
+    """Trains one rank's share of a run."""
+    parser = argparse.ArgumentParser(prog=__name__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
+    arguments = parser.parse_args()
+    quiet.install()
+    with report_errors(arguments.run):
+        train(arguments.run, load_run(run_folder.read_config(arguments.config)), resume=arguments.resume)
+
+
+def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
+    """Trains to the last step, from the start or from the latest checkpoint, and writes down the outcome."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    checkpoints = folder / run_folder.CHECKPOINTS
+    start_from = checkpoint.latest(checkpoints) if resume else None
+    if resume and start_from is None:
+        raise CheckpointError(f"{checkpoints} holds no complete checkpoint to resume from")
+
+    groups.initialise(run.layout)
+    share = Share(
+        run.trainer.global_batch, parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    )
+    prepared = prepare(run.data)
+    steps = run.trainer.max_steps
+    validation = validation_batches(run.data, prepared, share)
+    module = TrainingModule(run)
+    trainer = Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices="auto" if torch.cuda.is_available() else run.layout.processes,
+        strategy=MegatronStrategy(run.layout),
+        max_steps=steps,
+        logger=[RunLogger(folder), TensorBoardLogger(folder, name="tensorboard", version="")],
+        callbacks=[ProgressLine(), Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints)],
+        log_every_n_steps=1,
+        val_check_interval=run.trainer.validation_interval or steps,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    started = time.perf_counter()
+    trainer.fit(
+        module,
+        training_batches(run.data, prepared, share, steps),
+        validation,
+        ckpt_path=None if start_from is None else str(start_from),
+    )
+    if module.validated_at != trainer.global_step:
+        module.validation_loss = module.validate_with(validation)
+    if trainer.is_global_zero:
+        seconds = time.perf_counter() - started
+        run_folder.write_metrics(folder, outcome(run, prepared, module, trainer, seconds))
+        run_folder.write_status(folder, "finished")
+
+
+def outcome(
+    run: RunConfig, prepared: Prepared, module: TrainingModule, trainer: Trainer, seconds: float
+) -> dict[str, Any]:
+    """The numbers that a run ends with; losses in nats per token."""
+    last = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        "validation_loss": module.validation_loss,
+        "train_loss": last.get("train/loss"),
+        "uniform_loss": prepared.uniform_loss,
+        "unigram_loss": prepared.unigram_loss,
+        "steps": trainer.global_step,
+        "tokens": trainer.global_step * run.trainer.global_batch * run.data.sequence_length,
+        "tokens_per_second": last.get("tokens_per_second"),
+        "memory_gib": last.get("memory_gib"),
+        "parameters": parameters(module.spec),
+        "training_flops_per_token": training_flops(module.spec, run.data.sequence_length),
+        "seconds": seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()

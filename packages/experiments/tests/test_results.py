@@ -1,0 +1,232 @@
+"""The table of runs."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from eyas.core.errors import DataError
+from eyas.experiments.results import collect
+from eyas.experiments.results_command import Form, print_results
+from eyas.experiments.results_table import comma_separated, markdown, show
+
+CONFIG = {
+    "seed": 1,
+    "data": {"seed": 1, "vocab_size": 512},
+    "model": {"pattern": ["ssm+attn", "ffn"], "hidden_size": 64},
+    "optimizer": {"lr": 0.001},
+}
+
+
+def write_run(
+    folder: Path,
+    overrides: tuple[str, ...] = (),
+    metrics: dict[str, Any] | None = None,
+    state: str = "finished",
+    error: str = "",
+    **options: object,
+) -> None:
+    """A run folder as a run leaves it; options are given by dotted name with __ for the dot."""
+    folder.mkdir(parents=True)
+    config = OmegaConf.create(CONFIG)
+    for name, value in options.items():
+        OmegaConf.update(config, name.replace("__", "."), value)
+    config.data.seed = config.seed
+    OmegaConf.save(config, folder / "config.yaml")
+    OmegaConf.save(list(overrides), folder / "overrides.yaml")
+    (folder / "status.json").write_text(json.dumps({"state": state, "error": error or None}))
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two learning rates, three seeds each; the last run failed."""
+    number = 0
+    for lr in (0.001, 0.01):
+        for seed in (1, 2, 3):
+            failed = number == 5
+            write_run(
+                tmp_path / str(number),
+                (f"optimizer.lr={lr}", f"seed={seed}"),
+                None
+                if failed
+                else {"validation_loss": 3 + seed / 4, "parameters": 12_345_678, "note": "text", "absent": None},
+                "failed" if failed else "finished",
+                "loss is not finite\n  at step 3" if failed else "",
+                optimizer__lr=lr,
+                seed=seed,
+            )
+            number += 1
+    return tmp_path
+
+
+def test_seeds_share_a_row_with_mean_and_deviation(sweep: Path) -> None:
+    results = collect(sweep)
+    assert results.options == ("optimizer.lr",)
+    assert results.metrics == ("validation_loss", "parameters")
+    first = results.rows[0]
+    assert first.options == ("0.001",)
+    assert first.values("validation_loss") == [3.25, 3.5, 3.75]
+    assert "| 3 runs | 0.001 | 3.5 ± 0.25 | 12.35M ± 0 |" in markdown(results)
+
+
+def test_failed_runs_stand_apart_with_the_first_line_of_their_error(sweep: Path) -> None:
+    *_, good, failed = collect(sweep).rows
+    assert [run.path.name for run in good.runs] == ["3", "4"]
+    assert (failed.options, failed.remark) == (("0.01",), "FAILED: loss is not finite")
+    assert failed.values("validation_loss") == []
+
+
+def test_by_seed_shows_every_run(sweep: Path) -> None:
+    results = collect(sweep, by_seed=True)
+    assert results.options == ("seed", "optimizer.lr")
+    assert [row.options for row in results.rows] == [(str(s), lr) for lr in ("0.001", "0.01") for s in (1, 2, 3)]
+    assert [len(row.runs) for row in results.rows] == [1] * 6
+
+
+def test_csv_holds_unrounded_numbers(sweep: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(comma_separated(collect(sweep)))))
+    losses = [3.25, 3.5, 3.75]
+    assert float(rows[0]["validation_loss"]) == mean(losses)
+    assert float(rows[0]["validation_loss std"]) == stdev(losses)
+    assert rows[0]["runs"] == "0 1 2"
+    assert rows[-1]["note"] == "FAILED: loss is not finite"
+
+
+def test_a_chosen_group_explains_every_option_below_it(tmp_path: Path) -> None:
+    for number, (model, width) in enumerate([("tiny", 64), ("wide", 128)]):
+        write_run(tmp_path / str(number), (f"model={model}",), {"validation_loss": 1.0}, model__hidden_size=width)
+    results = collect(tmp_path)
+    assert results.options == ("model",)
+    assert [row.options for row in results.rows] == [("tiny",), ("wide",)]
+
+
+def test_a_difference_that_no_override_explains_is_a_column(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", ("seed=1",), {"validation_loss": 1.0}, seed=1, data__vocab_size=512)
+    write_run(tmp_path / "1", ("seed=2",), {"validation_loss": 2.0}, seed=2, data__vocab_size=1024)
+    results = collect(tmp_path)
+    assert results.options == ("data.vocab_size",)
+    assert len(results.rows) == 2
+
+
+def test_the_folder_of_a_run_is_no_option(tmp_path: Path) -> None:
+    for name in ("0", "1"):
+        write_run(tmp_path / name, (), {"validation_loss": 1.0}, output=str(tmp_path / name / "checkpoints"))
+    assert collect(tmp_path).options == ()
+
+
+def test_runs_are_found_at_any_depth_in_natural_order(tmp_path: Path) -> None:
+    for name in ("10", "9", "named/deep"):
+        write_run(tmp_path / name, (), {"validation_loss": 1.0})
+    (tmp_path / "9" / ".hydra").mkdir()
+    (tmp_path / "9" / ".hydra" / "config.yaml").write_text("{}")
+    (row,) = collect(tmp_path).rows
+    assert [run.path.relative_to(tmp_path).as_posix() for run in row.runs] == ["9", "10", "named/deep"]
+
+
+def test_a_single_run_is_a_table_of_one_row(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", (), {"validation_loss": 2.0, "tokens_per_second": 34_567.0})
+    assert markdown(collect(tmp_path / "run")) == (
+        "| runs | validation_loss | tokens_per_second |\n| --- | --- | --- |\n| run | 2 | 34.57k |\n"
+    )
+
+
+def half_written_metrics(folder: Path) -> None:
+    (folder / "metrics.json").write_text('{"validation_loss": 1.')
+
+
+def no_metrics(folder: Path) -> None:
+    (folder / "metrics.json").unlink()
+
+
+def no_status(folder: Path) -> None:
+    (folder / "status.json").unlink()
+
+
+def half_written_config(folder: Path) -> None:
+    (folder / "config.yaml").write_text("seed: 1\ndata: {seed: ")
+
+
+def config_of_another_kind(folder: Path) -> None:
+    (folder / "config.yaml").write_text("- 1\n")
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+
+
+def status_without_state(folder: Path) -> None:
+    (folder / "status.json").write_text("{}")
+
+
+def still_running(folder: Path) -> None:
+    no_metrics(folder)
+    (folder / "status.json").write_text('{"state": "running"}')
+
+
+@pytest.mark.parametrize(
+    ("harm", "remark"),
+    [
+        (half_written_metrics, "metrics.json damaged"),
+        (no_metrics, "no metrics.json"),
+        (no_status, "unknown; no status.json"),
+        (half_written_config, "config.yaml damaged"),
+        (config_of_another_kind, "config.yaml damaged"),
+        (no_config, "no config.yaml"),
+        (status_without_state, "unknown"),
+        (still_running, "running"),
+    ],
+)
+def test_a_half_written_run_is_told_and_not_averaged(sweep: Path, harm: Any, remark: str) -> None:
+    harm(sweep / "0")
+    results = collect(sweep)
+    assert results.options == ("optimizer.lr",)
+    (row,) = [row for row in results.rows if row.remark and row.runs[0].path.name == "0"]
+    assert row.remark == remark
+    (whole,) = [row for row in results.rows if not row.remark and row.options == ("0.001",)]
+    assert [run.path.name for run in whole.runs] == ["1", "2"]
+
+
+def test_no_more_than_eight_metrics_are_shown_and_the_rest_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", (), {f"m{number}": float(number) for number in range(9)} | {"validation_loss": 2.0})
+    results = collect(tmp_path)
+    header, *_ = markdown(results).splitlines()
+    assert header == "| runs | validation_loss | m0 | m1 | m2 | m3 | m4 | m5 | m6 |"
+    assert "More metrics, in --csv: m7, m8" in markdown(results)
+    assert "m8" in comma_separated(results)
+
+
+def test_patterns_are_printed_as_they_are(tmp_path: Path) -> None:
+    for number, pattern in enumerate([["ssm+attn", "ffn"], ["ssm", "|", "bold"]]):
+        write_run(tmp_path / str(number), (), {"validation_loss": 1.0}, model__pattern=pattern)
+    console = Console(file=io.StringIO(), width=200)
+    show(collect(tmp_path), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[ssm+attn, ffn]" in printed and "[ssm, |, bold]" in printed
+    assert r"[ssm, \|, bold]" in markdown(collect(tmp_path))
+
+
+@pytest.mark.parametrize(("form", "begins"), [("csv", "runs,seed,optimizer.lr,"), ("md", "| runs | seed |")])
+def test_the_command_writes_the_form_that_it_is_asked_for(
+    sweep: Path, capsys: pytest.CaptureFixture[str], form: Form, begins: str
+) -> None:
+    print_results(sweep, by_seed=True, form=form)
+    assert capsys.readouterr().out.startswith(begins)
+
+
+def test_the_command_prints_a_table(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_results(sweep)
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "there is no folder"), (".", "there is no run in")])
+def test_a_folder_without_runs_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        collect(tmp_path / name)

@@ -1,0 +1,192 @@
+"""Causal softmax attention with grouped key-value heads (Vaswani et al., 2017; Ainslie et al., 2023)."""
+
+# S sequence, B batch, D hidden, H query heads, K key-value heads, P head dim
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyas.core.errors import ConfigError
+from eyas.core.mixer import Mixer, MixerContext
+from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
+from eyas.core.mup import MupLaw
+from eyas.core.registry import register
+from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.layers.linear import linear
+from eyas.layers.initial import ones, zeros
+from eyas.layers.norm import rms_norm
+from eyas.layers.rotary import rotate
+
+State = tuple[Tensor, Tensor, int]
+
+
+@register("attention", symbol="*")
+class Attention(Mixer):
+    """Softmax attention: multi-head, grouped-query or multi-query; rotary or no positions; full or sliding window."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MixerConfig):
+        """Options of attention."""
+
+        carries_documents = True
+
+        num_heads: int
+        """Query heads; split over the tensor-parallel ranks."""
+        num_kv_heads: int | None = None
+        """Key-value heads, a divisor of num_heads: equal to it is multi-head (the default), 1 is multi-query."""
+        head_dim: int
+        """Channels per head; independent of hidden_size / num_heads."""
+        rope_base: float | None = 10_000.0
+        """Base of the rotary frequencies; null for no position embedding."""
+        window: int | None = None
+        """Tokens that a token sees, itself included; null for all before it."""
+        qk_norm: bool = False
+        """RMSNorm over head_dim on queries and keys, before the rotation."""
+        norm_epsilon: float = 1e-5
+        qkv_bias: bool = False
+        output_bias: bool = False
+        input_multiplier: float | None = None
+        """Scales the input of the three projections; null means 1, or what the model's muP law gives."""
+        key_multiplier: float | None = None
+        """Scales the keys before the rotation."""
+        output_multiplier: float | None = None
+        """Scales the output, its bias included."""
+
+        def __post_init__(self) -> None:
+            at_least_one(self, "num_heads", "head_dim")
+            if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+                raise ConfigError(
+                    f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}; "
+                    "query heads share key-value heads in equal groups"
+                )
+            if self.rope_base is not None and self.head_dim % 2:
+                raise ConfigError(f"head_dim={self.head_dim} must be even for rotary positions; or set rope_base=null")
+            if self.window is not None and self.window < 1:
+                raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
+
+        @property
+        def kv_heads(self) -> int:
+            return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+        def weights(self, hidden_size: int) -> dict[str, Weight]:
+            heads = Axis("num_heads", self.num_heads)
+            kv_heads = Axis("num_kv_heads", self.kv_heads, shared=True)
+            declared = {
+                "q": column(heads, self.head_dim, hidden_size),
+                "k": column(kv_heads, self.head_dim, hidden_size),
+                "v": column(kv_heads, self.head_dim, hidden_size),
+                "o": row(hidden_size, heads, self.head_dim),
+            }
+            if self.qkv_bias:
+                for name in "qkv":
+                    declared[f"{name}_bias"] = column(declared[name].axis, self.head_dim, init=zeros, decay=False)
+            if self.qk_norm:
+                declared["q_norm"] = replicated(self.head_dim, init=ones, decay=False)
+                declared["k_norm"] = replicated(self.head_dim, init=ones, decay=False)
+            if self.output_bias:
+                declared["output_bias"] = replicated(hidden_size, init=zeros, decay=False, partial_gradient=False)
+            return declared
+
+        def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
+            seen = sequence_length / 2
+            if self.window is not None and self.window < sequence_length:
+                seen = self.window - self.window**2 / (2 * sequence_length)
+            projections = 4.0 * hidden_size * self.head_dim * (self.num_heads + self.kv_heads)
+            return projections + 4.0 * seen * self.num_heads * self.head_dim
+
+        def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
+            kept = sequence_length if self.window is None else min(self.window, sequence_length)
+            return 2 * kept * self.kv_heads * self.head_dim * element
+
+        def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
+            heads, kv_heads = self.num_heads / tensor, max(1.0, self.kv_heads / tensor)
+            kept = self.head_dim * (2 * heads + 2 * kv_heads) * element + heads * max(element, 4)
+            return tokens * kept
+
+        def with_law(self, law: MupLaw, hidden_size: int) -> Self:
+            return replace(
+                self,
+                input_multiplier=configured(self.input_multiplier, law.attention_input()),
+                key_multiplier=configured(self.key_multiplier, law.key(hidden_size, self.head_dim)),
+                output_multiplier=configured(
+                    self.output_multiplier, law.attention_output(hidden_size, self.num_heads, self.head_dim)
+                ),
+            )
+
+    config: Attention.Config
+
+    def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
+        q_SBHP, k_SBKP, v_SBKP = self.project(x_SBD, first=0)
+        mask = visible(x_SBD.shape[0], self.config.window, context.documents_SB, x_SBD.device)
+        return self.output(attend(q_SBHP, k_SBKP, v_SBKP, mask))
+
+    def project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (S, B, D), whose first token has position `first`. Returns rotated q (S, B, H, P), k and v (S, B, K, P)."""
+        c = self.config
+        scales = {"q": None, "k": c.key_multiplier, "v": None}
+        q, k, v = (
+            linear(
+                x,
+                getattr(self, name),
+                getattr(self, f"{name}_bias", None),
+                scale_in=c.input_multiplier,
+                scale_out=scale,
+            ).unflatten(-1, (-1, c.head_dim))
+            for name, scale in scales.items()
+        )
+        if c.qk_norm:
+            q, k = rms_norm(q, self.q_norm, c.norm_epsilon), rms_norm(k, self.k_norm, c.norm_epsilon)
+        if c.rope_base is not None:
+            q, k = rotate(q, c.rope_base, first), rotate(k, c.rope_base, first)
+        return q, k, v
+
+    def output(self, y_SBHP: Tensor) -> Tensor:
+        """Projection out of the heads. Returns (S, B, D), a partial sum."""
+        return linear(y_SBHP.flatten(-2), self.o, scale_out=self.config.output_multiplier)
+
+    def bias_after_sum(self) -> Tensor | None:
+        bias = super().bias_after_sum()
+        return None if bias is None else bias * configured(self.config.output_multiplier, 1.0)
+
+    def initial_state(self, batch: int) -> State:
+        """Keys and values so far, each (S, B, K, P) with S = 0, and the number of tokens seen."""
+        empty = self.k.new_empty(0, batch, self.local("k"), self.config.head_dim)
+        return empty, empty, 0
+
+    def step(self, x_BD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
+        keys, values, seen = state
+        q, k, v = self.project(x_BD[None], first=seen)
+        keys, values = torch.cat([keys, k]), torch.cat([values, v])
+        if self.config.window is not None:
+            keys, values = keys[-self.config.window :], values[-self.config.window :]
+        y = attend(q, keys, values, torch.ones(1, keys.shape[0], dtype=torch.bool, device=x_BD.device))
+        return self.output(y)[0], (keys, values, seen + 1)
+
+
+def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(P)) v over what `mask` lets each token see; None is causal. Returns (S, B, H, P)."""
+    q, k, v = (t.permute(1, 2, 0, 3) for t in (q_SBHP, k_SBKP, v_SBKP))
+    y_BHSP = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return y_BHSP.permute(2, 0, 1, 3)
+
+
+def visible(length: int, window: int | None, documents_SB: Tensor | None, device: torch.device) -> Tensor | None:
+    """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention."""
+    if documents_SB is None and (window is None or window >= length):
+        return None
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position
+    mask = distance >= 0
+    if window is not None:
+        mask &= distance < window
+    if documents_SB is not None:
+        documents_BS = documents_SB.t()
+        mask = mask & (documents_BS[:, None, :, None] == documents_BS[:, None, None, :])
+    return mask

@@ -1,0 +1,51 @@
+"""Cross-entropy over a vocabulary that tensor-parallel ranks hold in parts (Shoeybi et al., 2019, section 3)."""
+
+# S sequence, B batch, V vocabulary (this rank's rows)
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eyas.parallel.context import Context
+
+IGNORED = -100
+"""Label of a token that has no loss."""
+
+
+def cross_entropy(logits_SBV: Tensor, labels_SB: Tensor, first: int, context: Context) -> Tensor:
+    """-log softmax(logits)[label] of each token, (S, B), in at least float32; 0 where the label is IGNORED.
+
+    logits: (S, B, V), this rank's part of the vocabulary, which starts at token `first`; labels: (S, B), all ranks alike.
+    """
+    return _CrossEntropy.apply(logits_SBV, labels_SB, first, context)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Keeps the softmax alone; the backward pass communicates nothing, since each rank owns its logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, first: int, context: Context) -> Tensor:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        softmax = logits.to(wide, copy=True)
+        top = context.maximum(softmax.amax(-1))
+        softmax.sub_(top[..., None])
+
+        here = (labels >= first) & (labels < first + logits.shape[-1])
+        index = (labels - first).masked_fill(~here, 0)[..., None]
+        chosen = context.total(softmax.gather(-1, index).squeeze(-1).masked_fill(~here, 0.0))
+        normaliser = context.total(softmax.exp_().sum(-1))
+        softmax.div_(normaliser[..., None])
+
+        counted = labels != IGNORED
+        ctx.save_for_backward(softmax, index, here, counted)
+        ctx.dtype = logits.dtype
+        return (normaliser.log() - chosen).masked_fill(~counted, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_SB: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        softmax, index, here, counted = ctx.saved_tensors
+        gradient = gradient_SB.masked_fill(~counted, 0.0)[..., None]
+        logits = softmax * gradient
+        logits.scatter_add_(-1, index, -(gradient * here[..., None]))
+        return logits.to(ctx.dtype), None, None, None

@@ -1,0 +1,52 @@
+"""Token embedding and output head, split over the tensor-parallel ranks by vocabulary."""
+
+# S sequence, s this rank's part of it, B batch, D hidden, V vocabulary (this rank's rows)
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eyas.core.mixer import Placement, empty_parameter
+from eyas.core.model import ModelSpec
+from eyas.core.weights import Axis, Weight, column
+from eyas.layers.linear import linear
+from eyas.parallel.context import Context
+
+
+def vocabulary_weight(vocab_size: int, hidden_size: int, tensor: int) -> Weight:
+    """A (V, D) matrix split by rows; rows that round the vocabulary up to the tensor size stay zero."""
+    padding = -vocab_size % tensor
+    rows = Axis("vocab_size", vocab_size + padding)
+    return column(rows, 1, hidden_size, padding=padding, partial_gradient=False)
+
+
+class Vocabulary(nn.Module):
+    """The matrix of an embedding, an output head, or both where they are tied."""
+
+    def __init__(self, spec: ModelSpec, place: Placement) -> None:
+        super().__init__()
+        self.place = place
+        declared = vocabulary_weight(spec.vocab_size, spec.hidden_size, place.tensor)
+        self.weight = empty_parameter(declared, place)
+        rows = self.weight.shape[0]
+        self.first = place.tensor_rank * rows
+        self.rows = max(0, min(rows, spec.vocab_size - self.first))
+        """Rows of this rank that stand for a token; any further ones are padding."""
+
+    def embed(self, tokens_BS: Tensor, multiplier: float, context: Context) -> Tensor:
+        """Embeddings of tokens (B, S) times `multiplier`. Returns (s, B, D)."""
+        tokens_SB = tokens_BS.t()
+        if self.place.tensor == 1:
+            return F.embedding(tokens_SB, self.weight) * multiplier
+        local = tokens_SB - self.first
+        foreign = (local < 0) | (local >= self.weight.shape[0])
+        rows = F.embedding(local.masked_fill(foreign, 0), self.weight).masked_fill(foreign[..., None], 0.0)
+        return context.reduce(rows) * multiplier
+
+    def logits(self, h_sBD: Tensor, multiplier: float, context: Context) -> Tensor:
+        """This rank's logits (S, B, V) times `multiplier`; those of padding rows are the lowest finite number."""
+        logits = linear(context.gather(h_sBD), self.weight, scale_out=multiplier)
+        if self.rows < logits.shape[-1]:
+            padding = torch.arange(logits.shape[-1], device=logits.device) >= self.rows
+            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
+        return logits

@@ -1,0 +1,66 @@
+"""Initial values. Every logical tensor draws from its own seed, so that no layout changes the model."""
+
+import hashlib
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from eyas.core.weights import Initializer, Weight
+
+
+def initialise(model: nn.Module, seed: int, init_std: float, tensor_rank: int, tensor: int) -> None:
+    """Fills every parameter of `model` with this rank's part of the whole tensor, which is drawn in float32 from a
+    generator seeded by `seed` and the parameter's name."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            weight: Weight = parameter.declared  # type: ignore[attr-defined]
+            whole = torch.zeros(weight.shape, dtype=torch.float32)
+            fill = weight.init or normal(init_std)
+            fill(whole[: weight.shape[0] - weight.padding], Generator().manual_seed(seed_of(seed, name)))
+            parameter.copy_(whole[weight.local_slices(tensor_rank, tensor)])
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A 63-bit seed for the tensor called `name` in a run seeded with `seed`."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def normal(std: float) -> Initializer:
+    """Normal with mean 0."""
+    return lambda tensor, generator: tensor.normal_(0.0, std, generator=generator)
+
+
+def uniform(bound: float) -> Initializer:
+    """Uniform between -bound and bound."""
+    return lambda tensor, generator: tensor.uniform_(-bound, bound, generator=generator)
+
+
+def ones(tensor: Tensor, generator: Generator) -> None:
+    """Norm weights and skip connections."""
+    tensor.fill_(1.0)
+
+
+def zeros(tensor: Tensor, generator: Generator) -> None:
+    """Biases."""
+    tensor.zero_()
+
+
+def log_uniform(low: float, high: float) -> Initializer:
+    """Logarithm of a uniform draw: Mamba-2's A_log."""
+
+    def fill(tensor: Tensor, generator: Generator) -> None:
+        tensor.uniform_(low, high, generator=generator).log_()
+
+    return fill
+
+
+def inverse_softplus_of_log_uniform(low: float, high: float, floor: float) -> Initializer:
+    """Bias whose softplus is log-uniform between low and high, at least floor: Mamba's dt_bias (Gu and Dao, 2023)."""
+
+    def fill(tensor: Tensor, generator: Generator) -> None:
+        tensor.uniform_(math.log(low), math.log(high), generator=generator).exp_().clamp_(min=floor)
+        tensor.copy_(tensor + torch.log(-torch.expm1(-tensor)))
+
+    return fill

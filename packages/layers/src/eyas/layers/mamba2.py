@@ -1,0 +1,242 @@
+"""Mamba-2: a selective state space with one decay per head (Dao and Gu, 2024), with every option of Falcon-H1."""
+
+# S sequence, B batch, D hidden, H heads, P head dim, G groups, N state size, K convolution taps
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyas.core.errors import ConfigError
+from eyas.core.mixer import Mixer, MixerContext
+from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
+from eyas.core.mup import MupLaw
+from eyas.core.registry import register
+from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.layers.conv import causal_conv, conv_step
+from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
+from eyas.layers.linear import linear
+from eyas.layers.norm import gated_group_norm
+from eyas.layers.ssd import ssd, ssd_step
+
+State = tuple[dict[str, Tensor], Tensor]
+
+
+@register("mamba2", symbol="M")
+class Mamba2(Mixer):
+    """Mamba-2: selective state space, causal convolution in front, gate and optional grouped norm behind."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MixerConfig):
+        """Options of Mamba-2."""
+
+        carries_documents = True
+
+        num_heads: int
+        """Heads, a multiple of num_groups; split over the tensor-parallel ranks."""
+        head_dim: int
+        state_size: int
+        """State channels per head channel (d_state)."""
+        num_groups: int = 1
+        """Groups of heads that share B and C; held by several ranks where there are fewer groups than ranks."""
+        conv_kernel: int = 4
+        conv_bias: bool = True
+        gated_norm: bool = True
+        """RMSNorm per group behind the scan; without it the gate alone."""
+        norm_before_gate: bool = False
+        norm_epsilon: float = 1e-5
+        projection_bias: bool = False
+        output_bias: bool = False
+        time_step_limit: tuple[float, float] = (0.0, math.inf)
+        """Bounds of dt after the softplus."""
+        time_step_min: float = 1e-3
+        """Initial values of dt are log-uniform between time_step_min and time_step_max, at least time_step_floor."""
+        time_step_max: float = 0.1
+        time_step_floor: float = 1e-4
+        kernel: Literal["auto", "chunked", "compiled", "sequential", "mamba_ssm"] = "auto"
+        chunk_size: int | None = None
+        """Tokens per chunk of the scan; null lets the kernel choose. The result does not depend on it."""
+        input_multiplier: float | None = None
+        """Scales the input of the projections; null means 1, or what the model's muP law gives."""
+        multipliers: tuple[float, float, float, float, float] | None = None
+        """Scales the projections z, x, B, C, dt."""
+        output_multiplier: float | None = None
+
+        def __post_init__(self) -> None:
+            at_least_one(self, "num_heads", "head_dim", "state_size", "num_groups", "conv_kernel")
+            if self.num_heads % self.num_groups:
+                raise ConfigError(
+                    f"num_groups={self.num_groups} must divide num_heads={self.num_heads}; heads share B and C in equal groups"
+                )
+            if not 0 < self.time_step_min <= self.time_step_max:
+                raise ConfigError(
+                    f"time_step_min={self.time_step_min} must be above 0 and at most time_step_max={self.time_step_max}"
+                )
+
+        @property
+        def inner_size(self) -> int:
+            """Channels of the state space (d_ssm): heads times head dim."""
+            return self.num_heads * self.head_dim
+
+        @property
+        def conv_channels(self) -> int:
+            """Channels that pass through the convolution: x, B and C."""
+            return self.inner_size + 2 * self.num_groups * self.state_size
+
+        def weights(self, hidden_size: int) -> dict[str, Weight]:
+            heads = Axis("num_heads", self.num_heads)
+            groups = Axis("num_groups", self.num_groups, shared=True)
+            widths = {"z": (heads, self.head_dim), "x": (heads, self.head_dim)}
+            widths |= {"B": (groups, self.state_size), "C": (groups, self.state_size), "dt": (heads, 1)}
+            tap = uniform(1 / math.sqrt(self.conv_kernel))
+            time_step = inverse_softplus_of_log_uniform(self.time_step_min, self.time_step_max, self.time_step_floor)
+
+            declared = {name: column(*split, hidden_size) for name, split in widths.items()}
+            for name in "xBC":
+                declared[f"conv_{name}"] = column(*widths[name], self.conv_kernel, init=tap)
+                if self.conv_bias:
+                    declared[f"conv_{name}_bias"] = column(*widths[name], init=tap, decay=False)
+            if self.projection_bias:
+                for name, split in widths.items():
+                    declared[f"{name}_proj_bias"] = column(*split, init=zeros, decay=False)
+            declared["A_log"] = column(heads, 1, init=log_uniform(1, 16), float32=True, decay=False)
+            declared["D"] = column(heads, 1, init=ones, float32=True, decay=False)
+            declared["dt_bias"] = column(heads, 1, init=time_step, float32=True, decay=False)
+            if self.gated_norm:
+                declared["norm"] = column(heads, self.head_dim, init=ones, decay=False)
+            declared["out"] = row(hidden_size, heads, self.head_dim)
+            if self.output_bias:
+                declared["output_bias"] = replicated(hidden_size, init=zeros, decay=False, partial_gradient=False)
+            return declared
+
+        def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
+            inner = self.inner_size if convention == "exact" else 2 * hidden_size
+            projections = 2.0 * hidden_size * (2 * inner + 2 * self.num_groups * self.state_size + self.num_heads)
+            return projections + 7.0 * inner * self.state_size + 2.0 * inner * hidden_size
+
+        def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
+            inner = self.inner_size / tensor
+            states = 2 * max(1.0, self.num_groups / tensor) * self.state_size
+            per_token = 2 * (inner + states) + 3 * inner + (2 if self.gated_norm else 0) * inner
+            return tokens * per_token * element
+
+        def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
+            history = (self.conv_kernel - 1) * self.conv_channels
+            return (history + self.inner_size * self.state_size) * element
+
+        def with_law(self, law: MupLaw, hidden_size: int) -> Self:
+            return replace(
+                self,
+                input_multiplier=configured(self.input_multiplier, law.ssm_input(hidden_size)),
+                multipliers=self.multipliers or law.ssm_blocks(self.state_size),
+                output_multiplier=configured(self.output_multiplier, law.ssm_output(self.inner_size)),
+            )
+
+    config: Mamba2.Config
+
+    def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
+        z, x, B, C, dt = self.project(x_SBD)
+        documents = context.documents_SB
+        x, B, C = (
+            causal_conv(value, *self.taps(name), documents_SB=documents)
+            for name, value in zip("xBC", (x, B, C), strict=True)
+        )
+        y_SBHP, _ = ssd(
+            self.split(x, self.config.head_dim),
+            self.time_step(dt),
+            self.decay(),
+            self.split(B, self.config.state_size),
+            self.split(C, self.config.state_size),
+            self.D,
+            documents_SB=documents,
+            kernel=self.config.kernel,
+            chunk_size=self.config.chunk_size,
+        )
+        return self.output(y_SBHP, z, context)
+
+    def project(self, x: Tensor) -> list[Tensor]:
+        """z, x, B, C, dt of this rank's heads and groups, with their multipliers."""
+        c = self.config
+        scales = zip(("z", "x", "B", "C", "dt"), c.multipliers or (None,) * 5, strict=True)
+        return [
+            linear(
+                x,
+                getattr(self, name),
+                getattr(self, f"{name}_proj_bias", None),
+                scale_in=c.input_multiplier,
+                scale_out=scale,
+            )
+            for name, scale in scales
+        ]
+
+    def taps(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Weight (C, K) and bias (C,) of the convolution over x, B or C."""
+        return getattr(self, f"conv_{name}"), getattr(self, f"conv_{name}_bias", None)
+
+    def time_step(self, dt: Tensor) -> Tensor:
+        """Positive step sizes, in at least float32."""
+        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        low, high = self.config.time_step_limit
+        return dt if (low, high) == (0.0, math.inf) else dt.clamp(low, high)
+
+    def decay(self) -> Tensor:
+        """A, one negative number per head."""
+        return -torch.exp(self.A_log)
+
+    def output(self, y: Tensor, z: Tensor, context: MixerContext) -> Tensor:
+        """Gate, norm and projection of the scan's output y (S, B, H, P). Returns (S, B, D), a partial sum."""
+        c = self.config
+        if c.gated_norm:
+            groups = self.local("B")
+            y = gated_group_norm(
+                y,
+                self.split(z, c.head_dim),
+                self.norm,
+                groups=groups,
+                group_width=c.inner_size // c.num_groups,
+                epsilon=c.norm_epsilon,
+                before_gate=c.norm_before_gate,
+                total=lambda partial: context.sum_over_copies(partial, self.declared["B"]),
+            )
+        else:
+            y = y.flatten(-2) * F.silu(z)
+        return linear(y, self.out, scale_out=c.output_multiplier)
+
+    def bias_after_sum(self) -> Tensor | None:
+        bias = super().bias_after_sum()
+        return None if bias is None else bias * configured(self.config.output_multiplier, 1.0)
+
+    def split(self, value: Tensor, width: int) -> Tensor:
+        """(..., heads * width) to (..., heads, width)."""
+        return value.unflatten(-1, (-1, width))
+
+    def initial_state(self, batch: int) -> State:
+        """The last K-1 inputs of each convolution, (K-1, B, C), and the scan's state (B, H, P, N)."""
+        c = self.config
+        history = {n: self.x.new_zeros(c.conv_kernel - 1, batch, getattr(self, n).shape[0]) for n in "xBC"}
+        return history, self.A_log.new_zeros(batch, self.local("x"), c.head_dim, c.state_size)
+
+    def step(self, x_BD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
+        c = self.config
+        history, carried = dict(state[0]), state[1]
+        z, x, B, C, dt = self.project(x_BD)
+        convolved = []
+        for name, value in zip("xBC", (x, B, C), strict=True):
+            value, history[name] = conv_step(value, history[name], *self.taps(name))
+            convolved.append(value)
+        x, B, C = convolved
+        y_BHP, carried = ssd_step(
+            self.split(x, c.head_dim),
+            self.time_step(dt),
+            self.decay(),
+            self.split(B, c.state_size),
+            self.split(C, c.state_size),
+            self.D,
+            carried,
+        )
+        return self.output(y_BHP[None], z[None], context)[0], (history, carried)

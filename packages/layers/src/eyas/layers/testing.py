@@ -1,0 +1,178 @@
+"""Proof that a layout changes nothing: the same few training steps under any layout and in one process.
+
+    assert_layout_changes_nothing(model, Layout(tensor=2, sequence=True))
+
+is a whole test. It compares loss, gradient norm, every whole gradient and the weights after the steps, in float64.
+"""
+
+# B batch, S sequence
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from eyas.core.model import load_model
+from eyas.core.weights import Weight
+from eyas.parallel.layout import Layout
+from eyas.parallel.options import OptimizerOptions
+from eyas.parallel.pool import pool
+from eyas.parallel.stages import split
+
+TOLERANCE = 1e-9
+"""Relative to the largest entry, in float64: what differs between layouts is the order of sums."""
+CLIPPED_TOLERANCE = 1e-5
+"""Where Megatron-Core forces float32: the gradient norm, and so clipped steps; the distributed optimizer's buffers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A short training that every layout must agree on."""
+
+    model: Mapping[str, Any]
+    """The `model` group as plain data."""
+    steps: int = 2
+    global_batch: int = 4
+    microbatch: int = 1
+    sequence_length: int = 16
+    ignored: float = 0.2
+    """Share of the labels that have no loss."""
+    documents: bool = False
+    """Whether rows are packed from several documents."""
+    float32: bool = False
+    seed: int = 0
+    optimizer: OptimizerOptions = field(default_factory=lambda: OptimizerOptions(learning_rate=1e-2, clip_norm=0.0))
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """tokens, labels and documents of a step's global batch, each (B, S)."""
+        draw = torch.Generator().manual_seed(self.seed * 1000 + step)
+        shape = (self.global_batch, self.sequence_length)
+        vocab_size = self.model["vocab_size"]
+        tokens, labels = (torch.randint(0, vocab_size, shape, generator=draw) for _ in range(2))
+        labels[torch.rand(shape, generator=draw) < self.ignored] = -100
+        batch = {"tokens": tokens, "labels": labels}
+        if self.documents:
+            batch["documents"] = (torch.rand(shape, generator=draw) < 0.2).long().cumsum(1)
+        return batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a layout computed, put together from all ranks."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    gradients: dict[str, Tensor]
+    """Of the first step, whole, by parameter name; empty with the distributed optimizer, which keeps parts of sums."""
+    weights: dict[str, Tensor]
+    """After the last step, whole."""
+
+
+def assert_layout_changes_nothing(model: Mapping[str, Any], layout: Layout, **options: Any) -> None:
+    """Trains `model` (plain data of the `model` group) for two steps under `layout` and in one process, on workers of
+    this machine, and raises AssertionError naming the first quantity that differs. `options` are those of Trial."""
+    trial = Trial(model=model, float32=layout.distributed_optimizer, **options)
+    expected, actual = run(trial, Layout()), run(trial, layout)
+    assert_equal_outcomes(actual, expected, trial, layout)
+
+
+def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layout: Layout) -> None:
+    """Raises AssertionError for the first quantity that differs by more than the tolerance."""
+    exact = CLIPPED_TOLERANCE if trial.float32 else TOLERANCE
+    stepped = CLIPPED_TOLERANCE if trial.float32 or trial.optimizer.clip_norm else TOLERANCE
+    for step in range(trial.steps):
+        compare(f"loss of step {step}", actual.losses[step], expected.losses[step], exact if step == 0 else stepped, layout)
+        norms = actual.grad_norms[step], expected.grad_norms[step]
+        compare(f"gradient norm of step {step}", *norms, CLIPPED_TOLERANCE, layout)
+    assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
+    for name, gradient in actual.gradients.items():
+        compare(f"gradient of {name}", gradient, expected.gradients[name], exact, layout)
+    for name, weight in actual.weights.items():
+        compare(f"{name} after {trial.steps} steps", weight, expected.weights[name], 10 * stepped, layout)
+
+
+def compare(what: str, actual: Tensor | float, expected: Tensor | float, tolerance: float, layout: Layout) -> None:
+    """Raises AssertionError where the largest difference exceeds `tolerance` times the largest expected entry."""
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    actual = torch.as_tensor(actual, dtype=torch.float64)
+    difference = (actual - expected).abs().max()
+    largest = expected.abs().max()
+    assert difference <= tolerance * largest + 1e-15, (
+        f"{what} differs under {layout}: by {difference:.2e}, where its largest entry is {largest:.2e}"
+    )
+
+
+def run(trial: Trial, layout: Layout) -> Outcome:
+    """Trains on a pool of workers of this machine."""
+    outcome: Outcome = pool(layout.processes).run(train_here, trial, layout)[0]
+    return outcome
+
+
+def train_here(trial: Trial, layout: Layout) -> Outcome | None:
+    """One rank's part of a trial; rank 0 returns the outcome."""
+    from eyas.layers.model import HybridLM, Stage
+    from eyas.parallel import groups
+    from eyas.parallel.engine import Engine, context_here, stage_here
+    from eyas.parallel.megatron import parallel_state
+
+    groups.initialise(layout)
+    dtype = torch.float32 if trial.float32 else torch.float64
+    spec, here = load_model(trial.model), stage_here()
+    stage = Stage(
+        split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)[here], here == 0, here == layout.pipeline - 1
+    )
+    model = HybridLM(spec, context_here(layout, dtype), stage).initialise(trial.seed)
+    engine = Engine(
+        model,
+        layout,
+        hidden_size=spec.hidden_size,
+        dtype=dtype,
+        tied=spec.tie_embeddings,
+        optimizer=trial.optimizer,
+    )
+    replica, share = parallel_state.get_data_parallel_rank(), trial.global_batch // layout.data
+    losses, grad_norms, gradients = [], [], {}
+    for step in range(trial.steps):
+        rows = {name: tensor[replica * share : (replica + 1) * share] for name, tensor in trial.batch(step).items()}
+        parts = zip(*(tensor.split(trial.microbatch) for tensor in rows.values()), strict=True)
+        losses.append(engine.train_step([dict(zip(rows, part, strict=True)) for part in parts]))
+        if step == 0 and not layout.distributed_optimizer:
+            gradients = whole({name: p.main_grad for name, p in model.named_parameters()}, model, layout)
+        grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
+    weights = whole({name: p.detach() for name, p in model.named_parameters()}, model, layout)
+    return Outcome(losses, grad_norms, gradients, weights) if dist.get_rank() == 0 else None
+
+
+def whole(local: Mapping[str, Tensor], model: torch.nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Every parameter's whole tensor from the parts that all ranks hold. Raises AssertionError where two ranks hold
+    different values for one entry."""
+    rank = dist.get_rank() % layout.tensor
+    declared: dict[str, Weight] = {name: p.declared for name, p in model.named_parameters()}  # type: ignore[attr-defined,misc]
+    parts = [
+        (name, declared[name].but(init=None), declared[name].local_slices(rank, layout.tensor), tensor.double().clone())
+        for name, tensor in local.items()
+    ]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, parts)
+    return assemble(part for parts in everyone for part in parts)
+
+
+def assemble(parts: Iterable[tuple[str, Weight, tuple[slice, ...], Tensor]]) -> dict[str, Tensor]:
+    """Puts parts in their places; padding is cut off."""
+    tensors: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+    for name, weight, place, part in parts:
+        tensor = tensors.setdefault(name, torch.full(weight.shape, float("nan"), dtype=torch.float64))
+        rows[name] = weight.shape[0] - weight.padding
+        known = ~tensor[place].isnan()
+        difference = (tensor[place] - part)[known].abs()
+        limit = CLIPPED_TOLERANCE * part.abs().max()
+        assert not len(difference) or difference.max() <= limit, f"ranks that share {name} hold different values"
+        tensor[place] = part
+    assert not any(tensor.isnan().any() for tensor in tensors.values()), "some entries of a parameter are on no rank"
+    return {name: tensor[: rows[name]] for name, tensor in tensors.items()}

@@ -1,0 +1,91 @@
+"""Sharded checkpoints through Megatron-Core's dist_checkpointing: whole or not there, and loadable on any layout."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+
+from eyas.core.errors import CheckpointError
+from eyas.core.weights import Weight
+from eyas.parallel.layout import Layout
+from eyas.parallel.megatron import ShardedTensor, dist_checkpointing, parallel_state
+
+UNFINISHED = ".unfinished"
+"""Suffix of a checkpoint folder that is still being written; what carries it is never loaded."""
+DISTRIBUTED_OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
+"""The one format of the distributed optimizer's state that loads on another layout."""
+
+
+def sharded_weights(model: nn.Module, layout: Layout, *, tied_copy: bool = False) -> dict[str, ShardedTensor]:
+    """Each parameter of this rank as its part of a whole tensor, by global name.
+
+    `tied_copy` says that this stage's embedding is a copy of the first stage's.
+    """
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    shards = {}
+    for name, parameter in model.named_parameters():
+        weight: Weight = parameter.declared  # type: ignore[attr-defined]
+        split = []
+        if weight.axis is not None:
+            units = weight.axis.units // weight.axis.local_units(layout.tensor)
+            split = [(weight.dim, rank * units // layout.tensor, units)]
+        stage_copy = int(tied_copy and name.startswith("embedding."))
+        shards[name] = ShardedTensor.from_rank_offsets(
+            name,
+            parameter,
+            *split,
+            replica_id=(stage_copy, rank % weight.copies(layout.tensor), replica),
+            allow_shape_mismatch=name.endswith(VOCABULARY),
+        )
+    return shards
+
+
+VOCABULARY = ("embedding.weight", "head.weight")
+"""Weights whose padding depends on the layout."""
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Writes the ranks' shards to the folder `path`, which appears only when it is complete. All ranks call it."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    if dist.get_rank() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    dist.barrier()
+    dist_checkpointing.save(state, str(unfinished))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        if path.exists():
+            shutil.rmtree(path)
+        unfinished.rename(path)
+    dist.barrier()
+
+
+def load(template: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Reads the parts that `template` describes from the folder `path`. All ranks call it.
+
+    Raises CheckpointError for a folder that is missing, unfinished or of another model.
+    """
+    if not path.is_dir() or path.name.endswith(UNFINISHED):
+        raise CheckpointError(f"{path} is not a complete checkpoint; give a folder that a run has finished writing")
+    if not dist_checkpointing.check_is_distributed_checkpoint(str(path)):
+        raise CheckpointError(f"{path} holds no checkpoint; its metadata.json is missing")
+    try:
+        return dist_checkpointing.load(template, str(path))
+    except dist_checkpointing.core.CheckpointingException as error:
+        raise CheckpointError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from error
+
+
+def latest(folder: Path) -> Path | None:
+    """The complete checkpoint of the highest step in `folder`, named step-<number>; None if there is none."""
+    found = [
+        (int(match[1]), path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir()
+    ]
+    return max(found)[1] if found else None

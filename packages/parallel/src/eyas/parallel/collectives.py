@@ -1,0 +1,114 @@
+"""Every communication between tensor-parallel ranks, each with its forward and its backward.
+
+Each is the identity, at no cost, where there is one rank. Tensors are sequence-first: (S, B, D).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from eyas.parallel.megatron import mappings, parallel_state
+
+Group = dist.ProcessGroup
+
+
+def tensor_group() -> Group:
+    """The tensor-parallel ranks that share this rank's layers."""
+    return parallel_state.get_tensor_model_parallel_group()
+
+
+def gather_sequence(shard_SBD: Tensor) -> Tensor:
+    """The whole sequence from its shards. Forward: all-gather along S; backward: reduce-scatter along S."""
+    group = tensor_group()
+    return shard_SBD if group.size() == 1 else mappings.gather_from_sequence_parallel_region(shard_SBD, group=group)
+
+
+def reduce_scatter_sequence(partial_SBD: Tensor) -> Tensor:
+    """This rank's shard of the sum of all partial sums. Forward: reduce-scatter along S; backward: all-gather."""
+    group = tensor_group()
+    if group.size() == 1:
+        return partial_SBD
+    return mappings.reduce_scatter_to_sequence_parallel_region(partial_SBD, group=group)
+
+
+def split_sequence(whole_SBD: Tensor) -> Tensor:
+    """This rank's shard of a sequence that every rank has. Forward: own slice along S; backward: all-gather."""
+    group = tensor_group()
+    return whole_SBD if group.size() == 1 else mappings.scatter_to_sequence_parallel_region(whole_SBD, group=group)
+
+
+def join_sequence(shard_SBD: Tensor) -> Tensor:
+    """The whole sequence on every rank, where all ranks then do the same with it. Forward: all-gather along S;
+    backward: own slice."""
+    group = tensor_group()
+    if group.size() == 1:
+        return shard_SBD
+    return mappings.gather_from_sequence_parallel_region(shard_SBD, tensor_parallel_output_grad=False, group=group)
+
+
+def copy_to_tensor_ranks(x: Tensor) -> Tensor:
+    """A tensor that every rank has, on its way into sharded weights. Forward: identity; backward: all-reduce."""
+    group = tensor_group()
+    return x if group.size() == 1 else _Copy.apply(x, group)
+
+
+def sum_over_tensor_ranks(partial: Tensor) -> Tensor:
+    """The sum of all partial sums, on every rank. Forward: all-reduce; backward: identity."""
+    group = tensor_group()
+    return partial if group.size() == 1 else _Sum.apply(partial, group)
+
+
+def sum_over_copies(partial: Tensor, group: Group | None) -> Tensor:
+    """The sum over a group of ranks, of which each goes on with its own work. Forward: all-reduce; backward:
+    all-reduce. `group` is `groups.copies_group(...)`."""
+    return partial if group is None or group.size() == 1 else _SumBothWays.apply(partial, group)
+
+
+def max_over_tensor_ranks(x: Tensor) -> Tensor:
+    """The greatest value over the ranks, element by element. Forward: all-reduce; no backward."""
+    group = tensor_group()
+    return x.detach() if group.size() == 1 else _all_reduce(x.detach(), group, dist.ReduceOp.MAX)
+
+
+def _all_reduce(x: Tensor, group: Group, op: Any = dist.ReduceOp.SUM) -> Tensor:
+    """All-reduce into a new tensor. Megatron-Core's mapping works in place, on the gradient of other branches too, and
+    loses the sum of a tensor that is not contiguous (tensor_parallel/mappings.py, line 32)."""
+    out = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(out, op=op, group=group)
+    return out
+
+
+class _Copy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _all_reduce(gradient, ctx.group), None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, group: Group) -> Tensor:
+        return _all_reduce(partial, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _SumBothWays(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return _all_reduce(partial, group)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _all_reduce(gradient, ctx.group), None

@@ -1,0 +1,65 @@
+"""What a forward pass knows of the layout: the collectives at the edges of a block, and the packed documents."""
+
+# S sequence, s this rank's part of it, B batch, D hidden
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from eyas.core.mixer import Placement
+from eyas.core.weights import Weight
+
+
+@dataclass(frozen=True)
+class Context:
+    """Implements eyas.core.mixer.MixerContext for any layout; with one tensor-parallel rank nothing is communicated."""
+
+    place: Placement = Placement()
+    sequence: bool = False
+    """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
+    documents_SB: Tensor | None = None
+
+    def gather(self, x_sBD: Tensor) -> Tensor:
+        """The normed input as every branch reads it, (S, B, D); its gradient is summed over the ranks."""
+        if self.place.tensor == 1:
+            return x_sBD
+        from eyas.parallel import collectives
+
+        return collectives.gather_sequence(x_sBD) if self.sequence else collectives.copy_to_tensor_ranks(x_sBD)
+
+    def reduce(self, partial_SBD: Tensor) -> Tensor:
+        """The sum of the ranks' partial sums, as the residual stream keeps it, (s, B, D)."""
+        if self.place.tensor == 1:
+            return partial_SBD
+        from eyas.parallel import collectives
+
+        if self.sequence:
+            return collectives.reduce_scatter_sequence(partial_SBD)
+        return collectives.sum_over_tensor_ranks(partial_SBD)
+
+    def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
+        """Sum over the ranks that hold the same unit of the weight's axis, differentiable."""
+        copies = weight.copies(self.place.tensor)
+        if copies == 1:
+            return partial
+        from eyas.parallel import collectives, groups
+
+        return collectives.sum_over_copies(partial, groups.copies_group(copies))
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum over the tensor-parallel ranks, outside of differentiation."""
+        if self.place.tensor == 1:
+            return value
+        from eyas.parallel import collectives
+
+        return collectives.sum_over_tensor_ranks(value)
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """Maximum over the tensor-parallel ranks, outside of differentiation."""
+        if self.place.tensor == 1:
+            return value
+        from eyas.parallel import collectives
+
+        return collectives.max_over_tensor_ranks(value)

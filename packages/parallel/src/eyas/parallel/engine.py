@@ -1,0 +1,196 @@
+"""One training step under any layout: Megatron-Core's schedule, reductions, clipping and optimizer around a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from eyas.core.mixer import Placement
+from eyas.parallel import checkpoint, gradients, host
+from eyas.parallel.context import Context
+from eyas.parallel.layout import Layout
+from eyas.parallel.megatron import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    OptimizerConfig,
+    ParamKey,
+    ParamPredicate,
+    TransformerConfig,
+    get_forward_backward_func,
+    get_megatron_optimizer,
+    parallel_state,
+)
+from eyas.parallel.options import OptimizerOptions
+from eyas.parallel.stage import StageModule
+
+Batch = Mapping[str, Tensor]
+"""A microbatch's tensors by name, each (B, S)."""
+IGNORED = -100
+"""Label of a token that has no loss."""
+
+
+def device_here(local_rank: int = 0) -> torch.device:
+    """The device that a worker computes on."""
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def context_here(layout: Layout, dtype: torch.dtype) -> Context:
+    """This rank's context, after `groups.initialise(layout)`."""
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    place = Placement(rank, layout.tensor, dtype, "cuda" if torch.cuda.is_available() else "cpu")
+    return Context(place, layout.sequence)
+
+
+def stage_here() -> int:
+    """This rank's pipeline stage."""
+    return int(parallel_state.get_pipeline_model_parallel_rank())
+
+
+class Engine:
+    """Trains and evaluates this rank's stage of a model. Every rank of the layout makes one and calls it alike."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        *,
+        hidden_size: int,
+        dtype: torch.dtype,
+        tied: bool = False,
+        optimizer: OptimizerOptions | None = None,
+    ) -> None:
+        """`optimizer` None makes an engine that only evaluates."""
+        self.model, self.layout, self.tied = model, layout, tied
+        first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
+        self.config = megatron_config(layout, hidden_size, dtype)
+        self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
+        gradients.mark(
+            model, layout, parallel_state.get_tensor_model_parallel_rank(), tied_copy=tied and last and not first
+        )
+        stage = StageModule(model, self.config, first=first, last=last, tied=tied)
+        self.chunks: list[nn.Module] = [stage]
+        self.optimizer = None
+        if optimizer is not None:
+            sharded = DistributedDataParallelConfig(use_distributed_optimizer=layout.distributed_optimizer)
+            self.chunks = [DistributedDataParallel(self.config, sharded, stage)]
+            self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
+
+    def train_step(self, microbatches: Sequence[Batch]) -> float:
+        """Forward and backward over this replica's microbatches; leaves the reduced gradients for `update` and returns
+        the mean loss of the global batch."""
+        assert self.optimizer is not None
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()  # type: ignore[operator]
+        self.optimizer.zero_grad()
+        return self._mean_loss(self._run(microbatches, forward_only=False))
+
+    def update(self, learning_rate: float, weight_decay: float) -> tuple[bool, float]:
+        """One optimizer step with these values. Returns whether it was made, and the gradient's norm."""
+        assert self.optimizer is not None
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["lr_mult"]
+            group["weight_decay"] = weight_decay * group["wd_mult"]
+        updated, grad_norm, _ = self.optimizer.step()
+        return bool(updated), float(grad_norm)
+
+    def evaluate(self, microbatches: Sequence[Batch]) -> tuple[float, int]:
+        """Sum of the losses over the labelled tokens of the global batch, and their number; no gradients."""
+        with torch.no_grad():
+            total, tokens = self._totals(self._run(microbatches, forward_only=True))
+        return total, int(tokens)
+
+    def sharded_state(self, *, loading: bool) -> dict[str, Any]:
+        """This rank's weights and optimizer state as parts of whole tensors, to save or to load into."""
+        tied_copy = self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
+        weights = checkpoint.sharded_weights(self.model, self.layout, tied_copy=tied_copy)
+        state: dict[str, Any] = {"model": weights}
+        if self.optimizer is not None:
+            metadata = checkpoint.DISTRIBUTED_OPTIMIZER if self.layout.distributed_optimizer else None
+            state["optimizer"] = self.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata)
+        return state
+
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> list[Tensor]:
+        batch, sequence = microbatches[0]["tokens"].shape
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(microbatches),
+            model=self.chunks,
+            num_microbatches=len(microbatches),
+            seq_length=sequence,
+            micro_batch_size=batch,
+            forward_only=forward_only,
+        )
+
+    def _mean_loss(self, sums: list[Tensor]) -> float:
+        total, tokens = self._totals(sums)
+        return total / tokens if tokens else 0.0
+
+    def _totals(self, sums: list[Tensor]) -> tuple[float, float]:
+        """Loss and token count summed over microbatches and replicas, from the last stage to all of them."""
+        total = torch.zeros(2, dtype=torch.float64, device=device_here())
+        if sums:
+            total = torch.stack(sums).sum(0)
+            dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        if self.layout.pipeline > 1:
+            last = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
+        loss, tokens = total.tolist()
+        return loss, tokens
+
+
+def forward_step(microbatches: Iterator[Batch], stage: nn.Module) -> tuple[Tensor, Any]:
+    """The next microbatch through a stage; what Megatron-Core's schedules call."""
+    batch = next(microbatches)
+    return stage(batch), partial(sum_loss, batch["labels"])
+
+
+def sum_loss(labels_BS: Tensor, loss_SB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the losses, number of labelled tokens, and both in float64 for the report."""
+    tokens = (labels_BS != IGNORED).sum().int()
+    total = loss_SB.sum()
+    return total, tokens, torch.stack([total.detach().double(), tokens.double()])
+
+
+def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> TransformerConfig:
+    """What schedules, data-parallel buffers and finalization read; the model itself is ours."""
+    return TransformerConfig(
+        num_layers=layout.pipeline,
+        hidden_size=hidden_size,
+        num_attention_heads=layout.tensor,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        sequence_parallel=layout.sequence,
+        pipeline_dtype=dtype,
+        params_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        calculate_per_token_loss=True,
+        use_cpu_initialization=True,
+        gradient_accumulation_fusion=False,
+        batch_p2p_comm=host.batches_messages(),
+    )
+
+
+def megatron_optimizer(
+    options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]
+) -> Any:
+    """Megatron-Core's optimizer; weights that opt out of decay are known by their declaration."""
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+        adam_beta1=options.beta1,
+        adam_beta2=options.beta2,
+        adam_eps=options.epsilon,
+        clip_grad=options.clip_norm,
+        params_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        use_distributed_optimizer=layout.distributed_optimizer,
+    )
+    opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.decay)
+    overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}
+    return get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)

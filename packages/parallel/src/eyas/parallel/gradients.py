@@ -1,0 +1,53 @@
+"""The gradient sums that declarations ask for, once per step, after Megatron-Core has reduced over the replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from eyas.core.weights import Weight
+from eyas.parallel.groups import copies_group
+from eyas.parallel.layout import Layout
+from eyas.parallel.megatron import finalize_model_grads
+
+
+def mark(model: nn.Module, layout: Layout, tensor_rank: int, tied_copy: bool) -> None:
+    """Tells Megatron-Core which weights count once in the gradient norm: of several copies, the first rank's.
+
+    `tied_copy` says that this stage's embedding is a copy of the first stage's.
+    """
+    for name, parameter in model.named_parameters():
+        weight: Weight = parameter.declared  # type: ignore[attr-defined]
+        split = weight.axis is not None and tensor_rank % weight.copies(layout.tensor) == 0
+        parameter.tensor_model_parallel = split  # type: ignore[attr-defined]
+        if tied_copy and name.startswith("embedding."):
+            parameter.shared = True  # type: ignore[attr-defined]
+
+
+def finalize(model: Sequence[nn.Module], num_tokens: Tensor | None, layout: Layout, **options: Any) -> None:
+    """Megatron-Core's finalization with the divisor in full precision, then the sums over copies of one weight."""
+    finalize_model_grads(list(model), None if num_tokens is None else num_tokens.to(torch.float64), **options)
+    if layout.tensor > 1:
+        for chunk in model:
+            sum_over_copies(chunk, layout)
+
+
+def sum_over_copies(model: nn.Module, layout: Layout) -> None:
+    """Sums the gradients of weights that several tensor-parallel ranks hold and of which each saw a part: its own heads
+    inside a mixer, or its own part of the sequence under sequence parallelism."""
+    waiting: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+    for parameter in model.parameters():
+        weight: Weight = parameter.declared  # type: ignore[attr-defined]
+        copies = weight.copies(layout.tensor)
+        if copies > 1 and (weight.partial_gradient or layout.sequence):
+            gradient: Tensor = parameter.main_grad  # type: ignore[attr-defined]
+            waiting.setdefault((copies, gradient.dtype), []).append(gradient)
+    for (copies, _), gradients in waiting.items():
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(together, group=copies_group(copies))
+        for gradient, total in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))

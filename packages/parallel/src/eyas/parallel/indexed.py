@@ -1,0 +1,68 @@
+"""Token files in Megatron's indexed format: PREFIX.bin holds the tokens, PREFIX.idx where documents begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyas.core.errors import DataError
+from eyas.parallel import quiet
+
+Tokens = NDArray[Any]
+"""Token numbers, uint16 or int32 by the size of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Tokens of many documents in one array that stays on disk, and the position at which each document begins."""
+
+    tokens: Tokens
+    document_starts: NDArray[np.int64]
+
+
+class TokenWriter:
+    """Writes documents to PREFIX.bin and PREFIX.idx; the files are complete once the `with` block ends."""
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        with quiet.importing():  # three seconds, so not before there is something to write
+            from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder, get_bin_path, get_idx_path
+
+        self.dtype = DType.optimal_dtype(vocab_size)
+        self.idx_path = get_idx_path(str(prefix))
+        self.builder = IndexedDatasetBuilder(get_bin_path(str(prefix)), dtype=self.dtype)
+
+    def add_document(self, tokens: Sequence[int]) -> None:
+        """Appends one document."""
+        self.builder.add_document(np.asarray(tokens, dtype=self.dtype), [len(tokens)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.builder.finalize(self.idx_path)
+        else:
+            self.builder.data_file.close()
+
+
+def open_tokens(prefix: Path) -> TokenFile:
+    """Maps PREFIX.bin into memory; nothing is read before it is used."""
+    for suffix in (".idx", ".bin"):
+        if not Path(f"{prefix}{suffix}").is_file():
+            raise DataError(f"there is no token file {prefix}{suffix}; prepare the data again")
+    with quiet.importing():
+        from megatron.core.datasets.indexed_dataset import IndexedDataset, get_bin_path
+
+    index = IndexedDataset(str(prefix)).index
+    tokens = np.memmap(get_bin_path(str(prefix)), dtype=index.dtype, mode="r")
+    starts = np.cumsum(index.sequence_lengths, dtype=np.int64) - index.sequence_lengths
+    first_sequences = index.document_indices[:-1]
+    return TokenFile(tokens, starts[first_sequences])

@@ -1,0 +1,117 @@
+"""How a model is spread over processes, and what such a layout demands of the machine and the batch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+from eyas.core.errors import LayoutError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Sizes of each kind of parallelism; their product is the number of processes."""
+
+    tensor: int = 1
+    """Processes that share each layer's weights."""
+    sequence: bool = False
+    """Split activations along the sequence between blocks, over the tensor-parallel processes."""
+    pipeline: int = 1
+    """Stages that the blocks are divided into."""
+    virtual_pipeline: int = 1
+    """Interleaved stages on each pipeline process."""
+    context: int = 1
+    """Processes that share each sequence."""
+    expert: int = 1
+    """Processes that share the experts of each mixture."""
+    expert_tensor: int | None = None
+    """Tensor-parallel size inside experts; None means the same as `tensor`."""
+    data: int = 1
+    """Replicas, each working on its own part of the batch."""
+    distributed_optimizer: bool = False
+    """Split the optimizer's state over the replicas."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "bool":
+                if not isinstance(size, bool):
+                    raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
+            elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
+                raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
+        for name, neutral in (("virtual_pipeline", 1), ("context", 1), ("expert", 1), ("expert_tensor", None)):
+            if getattr(self, name) not in (neutral, 1):
+                raise LayoutError(
+                    f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
+                    "layout.pipeline or layout.data"
+                )
+        if self.sequence and self.tensor == 1:
+            raise LayoutError(
+                "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
+                "set layout.tensor=2 or more, or layout.sequence=false"
+            )
+
+    @property
+    def processes(self) -> int:
+        """Processes that the layout needs."""
+        return self.tensor * self.pipeline * self.context * self.data
+
+    def check_sequence(self, sequence_length: int) -> None:
+        """Raises LayoutError where sequence parallelism cannot split sequences of this length."""
+        if self.sequence and sequence_length % self.tensor:
+            fitting = sequence_length + self.tensor - sequence_length % self.tensor
+            raise LayoutError(
+                f"sequence length {sequence_length} cannot be split over layout.tensor={self.tensor} with "
+                f"layout.sequence=true; use a multiple of {self.tensor} such as {fitting}, or layout.sequence=false"
+            )
+
+    def check_batch(self, global_batch: int, microbatch: int) -> None:
+        """Raises LayoutError where the sequences of a global batch do not fill whole microbatches on every replica."""
+        for name, size in (("global batch", global_batch), ("microbatch", microbatch)):
+            if not _is_size(size):
+                raise LayoutError(f"{name} of {size!r} sequences must be a whole number of at least 1")
+        unit = self.data * microbatch
+        if global_batch % unit:
+            above = global_batch + unit - global_batch % unit
+            below = global_batch - global_batch % unit
+            raise LayoutError(
+                f"global batch of {global_batch} sequences is not a multiple of layout.data={self.data} times "
+                f"microbatch {microbatch} = {unit}; use {f'{below} or ' if below else ''}{above}, "
+                "or another microbatch or layout.data"
+            )
+
+    def microbatches(self, global_batch: int, microbatch: int) -> int:
+        """Microbatches that each replica works through in one step."""
+        self.check_batch(global_batch, microbatch)
+        return global_batch // (self.data * microbatch)
+
+    def check_machine(self, available: int, what: str = "this machine") -> None:
+        """Raises LayoutError where the layout needs more than the `available` processes."""
+        if self.processes > available:
+            raise LayoutError(
+                f"{self} needs {self.processes} processes, but {what} carries at most {available}; make layout.tensor, "
+                "layout.pipeline or layout.data smaller, or start the run under torchrun or SLURM on more machines"
+            )
+
+    def check_world(self, processes: int) -> None:
+        """Raises LayoutError where a job of this many processes is not exactly filled."""
+        if self.processes != processes:
+            shares, rest = divmod(processes, self.processes // self.data)
+            remedy = f"set layout.data={shares}" if shares and not rest else "change its sizes or start another number"
+            raise LayoutError(
+                f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}"
+            )
+
+    def __str__(self) -> str:
+        sizes = (("tensor", self.tensor), ("pipeline", self.pipeline), ("context", self.context), ("data", self.data))
+        return "layout of " + " x ".join(f"{name} {size}" for name, size in sizes if size > 1 or name == "tensor")
+
+
+def processes_here(gpus: int = 0) -> int:
+    """Processes that this machine carries: one for each GPU, or without GPUs two for each core and at least eight, so
+    that any layout can be tried on a laptop."""
+    return gpus if gpus else max(8, 2 * (os.cpu_count() or 1))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,0 +1,63 @@
+"""What Eyas borrows from Megatron-Core, and the only module that names it.
+
+Importing this module prepares Megatron-Core for the machine (see `host` and `mends`). Whatever a later Megatron line
+renames is answered here.
+"""
+
+from eyas.parallel import host, mends, quiet
+
+with quiet.importing():
+    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core.dist_checkpointing import ShardedTensor
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+    from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+        FullyParallelLoadStrategyWrapper,
+        FullyParallelSaveStrategyWrapper,
+    )
+    from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
+    from megatron.core.enums import ModelType
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.enums import ModelType
+    from megatron.core.model_parallel_config import ModelParallelConfig
+    from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+    from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.tensor_parallel import mappings
+    from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
+    from megatron.core.transformer import TransformerConfig
+
+    host.install()
+    mends.install()
+
+__all__ = [
+    "DistributedDataParallel",
+    "DistributedDataParallelConfig",
+    "FullyParallelLoadStrategyWrapper",
+    "FullyParallelSaveStrategyWrapper",
+    "IndexedDataset",
+    "IndexedDatasetBuilder",
+    "MegatronOptimizer",
+    "ModelParallelConfig",
+    "ModelType",
+    "ModelType",
+    "OptimizerConfig",
+    "ParamKey",
+    "ParamPredicate",
+    "ShardedObject",
+    "ShardedTensor",
+    "TransformerConfig",
+    "dist_checkpointing",
+    "finalize_model_grads",
+    "get_cuda_rng_tracker",
+    "get_forward_backward_func",
+    "get_megatron_optimizer",
+    "mappings",
+    "model_parallel_cuda_manual_seed",
+    "parallel_state",
+    "set_tensor_model_parallel_attributes",
+]

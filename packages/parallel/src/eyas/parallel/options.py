@@ -1,0 +1,31 @@
+"""Options of the optimizer; read before any process starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eyas.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """The `optimizer` group of a configuration: AdamW and gradient clipping."""
+
+    learning_rate: float = 3e-3
+    """Peak; the schedule scales it."""
+    weight_decay: float = 0.1
+    """Decoupled decay of every weight that does not opt out (norms, biases and per-head scalars do)."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient; 0 for no clipping."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+        if self.learning_rate <= 0 or self.epsilon <= 0:
+            raise ConfigError(f"learning_rate={self.learning_rate} and epsilon={self.epsilon} must be above 0")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ConfigError(f"beta1={self.beta1} and beta2={self.beta2} must be at least 0 and below 1")

@@ -1,0 +1,38 @@
+"""A model, or one pipeline stage of it, as Megatron-Core's schedules expect it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from eyas.parallel.megatron import ModelType, TransformerConfig
+
+
+class StageModule(nn.Module):
+    """Wraps a model whose forward takes a microbatch's tensors and `hidden_sBD`; adds the names that schedules look for."""
+
+    model_type = ModelType.encoder_or_decoder
+
+    def __init__(self, model: nn.Module, config: TransformerConfig, *, first: bool, last: bool, tied: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.pre_process = first
+        self.post_process = last
+        self.share_embeddings_and_output_weights = tied
+        self.received: Tensor | None = None
+
+    def set_input_tensor(self, received: list[Tensor | None]) -> None:
+        """Takes the hidden states (s, B, D) that the previous stage sent."""
+        self.received = received[0]
+
+    def shared_embedding_or_output_weight(self) -> Tensor:
+        """The tied weight, whose gradients the first and the last stage add up."""
+        return self.model.embedding.weight  # type: ignore[union-attr,return-value]
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS."""
+        arguments: dict[str, Any] = {f"{name}_BS": tensor for name, tensor in batch.items()}
+        return self.model(**arguments, hidden_sBD=self.received)
