@@ -21,11 +21,8 @@ class Measured:
 
 
 def side_by_side(candidates: Mapping[str, Callable[[], object]], repetitions: int = 7) -> dict[str, Measured]:
-    """Run every candidate once to warm up and once for its memory, then in turns, `repetitions` times each."""
-    peaks = {}
-    for name, run in candidates.items():
-        run()
-        peaks[name] = peak_bytes(run)
+    """Run every candidate once for its memory (with what it keeps from call to call), then all in turns."""
+    peaks = {name: peak_bytes(run) for name, run in candidates.items()}
     best = dict.fromkeys(candidates, float("inf"))
     for _ in range(repetitions):
         for name, run in candidates.items():

@@ -89,7 +89,7 @@ def test_the_cache_knows_what_changes_the_tokens(config: DataConfig, tmp_path: P
     if change == "text":
         (tmp_path / "0.txt").write_text("a falcon")
     elif change == "name":
-        (tmp_path / "0.txt").rename(tmp_path / "zero.txt")
+        (tmp_path / "0.txt").rename(tmp_path / "00.txt")
     elif change == "fraction":
         config = dataclasses.replace(config, validation_fraction=0.3)
     else:

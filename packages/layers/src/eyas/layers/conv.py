@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eyas.core.errors import ConfigError
+from eyas.layers.scratch import scratch
 
-BLOCK_ELEMENTS = 1 << 17
+BLOCK_ELEMENTS = 1 << 18
 
 
 def causal_conv(
@@ -82,14 +83,18 @@ class ShiftedConv(torch.autograd.Function):
         dtype = torch.promote_types(x_SBC.dtype, torch.float32)
         weight_KC, bias = weight_CK.t().to(dtype).contiguous(), bias_C.to(dtype)
         for tokens, shifted in blocks(x_SBC, history_KBC, number_SB, weight_CK.shape[1]):
-            before_silu = filtered(shifted, weight_KC, bias)
-            y[tokens] = F.silu(before_silu, inplace=True) if silu else before_silu
+            out = y[tokens] if y.dtype == dtype else scratch("conv", bias, *y[tokens].shape)
+            filtered(shifted, weight_KC, bias, out)
+            if silu:
+                F.silu(out, inplace=True)
+            if y.dtype != dtype:
+                y[tokens] = out
         ctx.save_for_backward(x_SBC, weight_CK, bias_C, history_KBC, number_SB)
         ctx.silu = silu
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy_SBC: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy_SBC: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_CK, bias_C, history, number = ctx.saved_tensors
         (S, B, C), taps = x.shape, weight_CK.shape[1]
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -99,10 +104,12 @@ class ShiftedConv(torch.autograd.Function):
         for tokens, shifted in blocks(x, history, number, taps):
             dbefore = dy_SBC[tokens].to(dtype)
             if ctx.silu:
-                dbefore = torch.ops.aten.silu_backward(dbefore, filtered(shifted, weight_KC, bias))
+                before_silu = filtered(shifted, weight_KC, bias, scratch("conv", bias, *dbefore.shape))
+                dbefore = torch.ops.aten.silu_backward.grad_input(dbefore, before_silu, grad_input=before_silu)
             dbias += dbefore.sum((0, 1))
             for k, (window, reached) in enumerate(shifted):
-                dweight_KC[k] += (dbefore * window).sum((0, 1))
+                product = torch.mul(dbefore, window, out=scratch("conv product", dbefore, *dbefore.shape))
+                dweight_KC[k] += product.sum((0, 1))
                 seen = dbefore if reached is None else dbefore.masked_fill(~reached, 0.0)
                 dx[tokens.start + k : tokens.stop + k].addcmul_(seen, weight_KC[k])
         dx = dx.to(x.dtype)
@@ -134,9 +141,9 @@ def shifts(inputs_LBC: Tensor, number_LB: Tensor | None, taps: int) -> list[tupl
     return [(window.masked_fill(~mask, 0.0), mask) for window, mask in zip(windows, reached, strict=True)]
 
 
-def filtered(shifted: list[tuple[Tensor, Tensor | None]], weight_KC: Tensor, bias_C: Tensor) -> Tensor:
-    """bias + the sum of the shifted inputs by their taps."""
-    out = torch.addcmul(bias_C, shifted[0][0], weight_KC[0])
+def filtered(shifted: list[tuple[Tensor, Tensor | None]], weight_KC: Tensor, bias_C: Tensor, out_LBC: Tensor) -> Tensor:
+    """Fills `out` with the bias and the sum of the shifted inputs by their taps."""
+    torch.addcmul(bias_C, shifted[0][0], weight_KC[0], out=out_LBC)
     for (window, _), weight_C in zip(shifted[1:], weight_KC[1:], strict=True):
-        out.addcmul_(window, weight_C)
-    return out
+        out_LBC.addcmul_(window, weight_C)
+    return out_LBC

@@ -63,6 +63,8 @@ def _check_shapes(x_SBHP: Tensor, dt_SBH: Tensor, A_H: Tensor, B_SBGN: Tensor, C
     (S, B, H, _), groups = x_SBHP.shape, B_SBGN.shape[2]
     if dt_SBH.shape != (S, B, H) or A_H.shape != (H,) or B_SBGN.shape[:2] != (S, B) or C_SBGN.shape != B_SBGN.shape:
         given = ", ".join(str(tuple(t.shape)) for t in (x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN))
-        raise ConfigError(f"ssd: shapes of x, dt, A, B, C do not fit (S, B, H, P), (S, B, H), (H), (S, B, G, N) x2: {given}")
+        raise ConfigError(f"ssd needs x (S, B, H, P), dt (S, B, H), A (H), B and C (S, B, G, N); got {given}")
     if S == 0 or H % groups:
-        raise ConfigError(f"ssd: {H} heads over {groups} groups, {S} tokens; heads must be a multiple of groups, tokens > 0")
+        raise ConfigError(
+            f"ssd needs a token and heads that divide into groups; got {S} tokens, {H} heads over {groups} groups"
+        )

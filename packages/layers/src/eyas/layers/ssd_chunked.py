@@ -9,17 +9,19 @@ The backward recomputes rather than saves: it keeps the state that entered each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eyas.layers.ssd_decay import sum_from
-from eyas.layers.ssd_span import Span
+from eyas.layers.ssd_decay import Decay, Segments, sum_from
+from eyas.layers.ssd_span import Operands, Span
 
-CHUNK = 64
 SPAN_ELEMENTS = 1 << 18
+"""Elements of x in a span: a megabyte in float32 was fastest among 2^15 to 2^21, on an x86 core with 1 MiB of L2."""
 
 
 def ssd_chunked(
@@ -42,9 +44,23 @@ def ssd_chunked(
     if D_H is None:
         D_H = A_H.new_zeros(H)
     scan = ChunkedScan.apply(
-        x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, initial_state_BHPN.to(dtype), starts_SB, chunk_size or CHUNK, compiled
+        x_SBHP,
+        dt_SBH,
+        A_H,
+        B_SBGN,
+        C_SBGN,
+        D_H,
+        initial_state_BHPN.to(dtype),
+        starts_SB,
+        chunk_size or best_chunk(N),
+        compiled,
     )
     return scan  # type: ignore[no-any-return]
+
+
+def best_chunk(N: int) -> int:
+    """Measured: a small state is cheap to pass on, and short chunks seldom have steep heads."""
+    return 32 if N <= 32 else 64
 
 
 class ChunkedScan(torch.autograd.Function):
@@ -66,54 +82,106 @@ class ChunkedScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         (S, B, H, P), (G, N), dtype = x_SBHP.shape, B_SBGN.shape[2:], initial_BHPN.dtype
         y = torch.empty_like(x_SBHP, memory_format=torch.contiguous_format)
-        decayed = x_SBHP.new_empty(S, B, H, P, dtype=dtype)
+        decayed = y if y.dtype == dtype else torch.empty_like(y, dtype=dtype)
         entered = x_SBHP.new_empty(-(-S // chunk), B, G, N, H // G * P, dtype=dtype)
         state = initial_BHPN.view(B, G, -1, N).transpose(-1, -2)
-        for tokens, chunks, length in spans(S, chunk, B * H * P):
-            span = Span(tokens, length, x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, dtype)
-            state = forward_span(span, state, span.heads(y), span.heads(decayed), entered[chunks])
-        final = state.transpose(-1, -2).reshape(B, H, P, N)
+        for part in parts(S, chunk, B * H * P, G):
+            operands = part.operands(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, dtype)
+            run = choose(forward_span, operands, compiled)
+            state = run(operands, state, part.heads(y), part.heads(decayed), entered[part.chunks])
+        final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format).view(B, H, P, N)
         ctx.save_for_backward(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, decayed, entered, final)
-        ctx.chunk, ctx.compiled = chunk, compiled
+        ctx.chunk, ctx.compiled, ctx.with_diagonal = chunk, compiled, decayed is y
         return y, final
 
     @staticmethod
-    def backward(ctx: Any, dy_SBHP: Tensor, dfinal_BHPN: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *operands, decayed, entered, final = ctx.saved_tensors
-        x, dt, A, B_, C_, D, _ = operands
+    def backward(ctx: Any, dy_SBHP: Tensor, dfinal_BHPN: Tensor) -> tuple[Tensor | None, ...]:
+        x, dt, A, B_, C_, D, starts, decayed, entered, final = ctx.saved_tensors
         (S, B, H, P), (G, N) = x.shape, B_.shape[2:]
         dx, ddt, dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, B_, C_))
         dA, dD = (x.new_zeros(G, H // G, dtype=torch.float64) for _ in range(2))
-        dstate = dfinal_BHPN.view(B, G, -1, N).transpose(-1, -2)
+        dstate = dfinal_BHPN.reshape(B, G, -1, N).transpose(-1, -2)
         leaving = (dfinal_BHPN * final).sum((-2, -1)).view(B, G, -1)
-        for tokens, chunks, length in reversed(list(spans(S, ctx.chunk, B * H * P))):
-            span = Span(tokens, length, *operands, decayed.dtype)
-            dstate, leaving = backward_span(
-                span, span.heads(decayed), entered[chunks], span.heads(dy_SBHP), dstate, leaving,
-                span.heads(dx), span.heads(ddt), span.part(dB), span.part(dC), dA, dD,
+        for part in reversed(list(parts(S, ctx.chunk, B * H * P, G))):
+            operands = part.operands(x, dt, A, B_, C_, D, starts, decayed.dtype)
+            run = choose(backward_span, operands, ctx.compiled)
+            dstate, leaving = run(
+                operands, part.heads(decayed), entered[part.chunks], part.heads(dy_SBHP), ctx.with_diagonal, dstate,
+                leaving, part.heads(dx), part.heads(ddt), part.tokens(dB), part.tokens(dC), dA, dD,
             )  # fmt: skip
-        dinitial = dstate.transpose(-1, -2).reshape(B, H, P, N)
+        dinitial = dstate.transpose(-1, -2).clone(memory_format=torch.contiguous_format).view(B, H, P, N)
         return dx, ddt, dA.view(H).to(A.dtype), dB, dC, dD.view(H).to(D.dtype), dinitial, None, None, None
 
 
-def spans(S: int, chunk: int, width: int) -> Iterator[tuple[slice, slice, int]]:
-    """Runs of chunks that fit a cache, as (tokens, chunks, tokens per chunk); a shorter last chunk is its own span."""
+@dataclass(frozen=True)
+class Part:
+    """Where a span lies in the sequence."""
+
+    at: slice
+    chunks: slice
+    length: int
+    """Tokens of a chunk."""
+    groups: int
+
+    def tokens(self, values: Tensor) -> Tensor:
+        """(S, ...) to (Z, L, ...), a view."""
+        return values[self.at].unflatten(0, (-1, self.length))
+
+    def heads(self, values: Tensor) -> Tensor:
+        """(S, B, H, ...) to (Z, L, B, G, R, ...), a view."""
+        return self.tokens(values).unflatten(3, (self.groups, -1))
+
+    def operands(
+        self,
+        x_SBHP: Tensor,
+        dt_SBH: Tensor,
+        A_H: Tensor,
+        B_SBGN: Tensor,
+        C_SBGN: Tensor,
+        D_H: Tensor,
+        starts_SB: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Operands:
+        """The span's views of the whole sequence, and its decays."""
+        segments = None if starts_SB is None else Segments.of(self.tokens(starts_SB))
+        decay = Decay.of(self.tokens(dt_SBH), A_H, segments, dtype)
+        A_GR, D_GR = (t.view(self.groups, -1) for t in (A_H, D_H))
+        x, dt = self.heads(x_SBHP), self.heads(dt_SBH)
+        return Operands(x, dt, A_GR, self.tokens(B_SBGN), self.tokens(C_SBGN), D_GR, segments, decay)
+
+
+def parts(S: int, chunk: int, width: int, groups: int) -> Iterator[Part]:
+    """Runs of chunks that fit a cache; a shorter last chunk is a run of its own."""
     whole = S // chunk
     run = max(1, SPAN_ELEMENTS // (chunk * width))
     for z in range(0, whole, run):
         end = min(z + run, whole)
-        yield slice(z * chunk, end * chunk), slice(z, end), chunk
+        yield Part(slice(z * chunk, end * chunk), slice(z, end), chunk, groups)
     if S % chunk:
-        yield slice(whole * chunk, S), slice(whole, whole + 1), S % chunk
+        yield Part(slice(whole * chunk, S), slice(whole, whole + 1), S % chunk, groups)
+
+
+def choose(run: Callable[..., Any], operands: Operands, compiled: bool) -> Callable[..., Any]:
+    """`run`, compiled on request; spans with steep heads, whose shapes depend on the data, run as they are."""
+    return compiled_once(run) if compiled and operands.decay.steep_ZLBH is None else run
+
+
+@cache
+def compiled_once(run: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(run, dynamic=False)
 
 
 def forward_span(
-    span: Span, state_BGNF: Tensor, y_ZLBGRP: Tensor, decayed_ZLBGRP: Tensor, entered_ZBGNF: Tensor
+    operands: Operands, state_BGNF: Tensor, y_ZLBGRP: Tensor, decayed_ZLBGRP: Tensor, entered_ZBGNF: Tensor
 ) -> Tensor:
-    """Scan a span: fills y, y before its diagonal is added, and the states that entered; returns the state after."""
-    new_ZBGNF = torch.bmm(span.B_write_QLN.mT, span.x_QLF).view_as(entered_ZBGNF)
-    state = span.pass_states(state_BGNF, new_ZBGNF, entered_ZBGNF)
-    y_QLF = torch.bmm(span.below_QLM, span.x_QLF)
+    """Scan a span: fills y, y before its diagonal is added, and the states that entered; returns the state after.
+
+    y and y before its diagonal may share memory; what is kept then is y.
+    """
+    span = Span(operands)
+    new_QNF = torch.bmm(span.B_write_QLN.mT, span.x_QLF, out=span.scratch("new", *entered_ZBGNF.flatten(0, 2).shape))
+    state = span.pass_states(state_BGNF, new_QNF.view_as(entered_ZBGNF), entered_ZBGNF)
+    y_QLF = torch.bmm(span.below_QLM, span.x_QLF, out=span.scratch("y", *span.x_QLF.shape))
     if span.steep:
         span.steep.clear(y_QLF)
     y_QLF.baddbmm_(span.C_read_QLN, entered_ZBGNF.flatten(0, 2))
@@ -125,10 +193,11 @@ def forward_span(
 
 
 def backward_span(
-    span: Span,
+    operands: Operands,
     decayed_ZLBGRP: Tensor,
     entered_ZBGNF: Tensor,
     dy_ZLBGRP: Tensor,
+    with_diagonal: bool,
     dstate_BGNF: Tensor,
     leaving_BGR: Tensor,
     dx_ZLBGRP: Tensor,
@@ -140,13 +209,18 @@ def backward_span(
 ) -> tuple[Tensor, Tensor]:
     """Go back over a span: fills dx, ddt, dB, dC, adds to dA, dD; returns the entering state's gradient and `leaving`.
 
-    `leaving` is the product of a state and its gradient, summed for each head: the gradient of the log of its scale.
+    `with_diagonal` says that `decayed` is y itself. `leaving` is the product of a state and its gradient, summed for
+    each head: the gradient of the log of its scale.
     """
     # 1. Back through the states.
-    dy_QLF = span.by_group(dy_ZLBGRP, span.row_ZLBGR)
-    dnew_ZBGNF = torch.bmm(span.C_read_QLN.mT, dy_QLF).view_as(entered_ZBGNF)
-    dstate, leaving_ZBGR, entering_BGR = span.pass_back(dstate_BGNF, leaving_BGR, dnew_ZBGNF, entered_ZBGNF)
-    entered_QNF, dnew_QNF = entered_ZBGNF.flatten(0, 2), dnew_ZBGNF.flatten(0, 2)
+    span = Span(operands)
+    entered_QNF = entered_ZBGNF.flatten(0, 2)
+    dy_QLF = span.by_group("dy", dy_ZLBGRP, span.row_ZLBGR)
+    dentered_QNF = torch.bmm(span.C_read_QLN.mT, dy_QLF, out=span.scratch("new", *entered_QNF.shape))
+    dnew_ZBGNF, dstate, leaving_ZBGR, entering_BGR = span.pass_back(
+        dstate_BGNF, leaving_BGR, dentered_QNF.view_as(entered_ZBGNF), entered_ZBGNF
+    )
+    dnew_QNF = dnew_ZBGNF.flatten(0, 2)
     dC_QLN = span.reading(torch.bmm(dy_QLF, entered_QNF.mT))
     dB_QLN = span.writing(torch.bmm(span.x_QLF, dnew_QNF.mT))
 
@@ -154,29 +228,32 @@ def backward_span(
     if span.steep:
         span.steep.clear(dy_QLF)
     dscores_QLM = span.mask(torch.bmm(dy_QLF, span.x_QLF.mT))
-    dx_QLF = torch.bmm(span.B_write_QLN, dnew_QNF).baddbmm_(span.below_QLM.mT, dy_QLF)
+    dx_QLF = torch.bmm(span.B_write_QLN, dnew_QNF, out=span.scratch("y", *dy_QLF.shape))
+    dx_QLF.baddbmm_(span.below_QLM.mT, dy_QLF)
 
     # 3. What each token gets: x, dt, and the log decay that rows gain and columns lose.
-    x, dxs = span.x_ZLBGRP, span.by_head(dx_QLF)
-    dskip_ZLBGR = (x * dy_ZLBGRP).sum(-1, dtype=dxs.dtype)
-    dscale_ZLBGR = (x * dxs).sum(-1)
-    dlog_ZLBGR = (dy_ZLBGRP * decayed_ZLBGRP).sum(-1) - dscale_ZLBGR * span.scale_ZLBGR
+    dxs_ZLBGRP = span.by_head(dx_QLF)
+    dskip_ZLBGR = span.dot(span.x_ZLBGRP, dy_ZLBGRP)
+    dscale_ZLBGR = span.dot(span.x_ZLBGRP, dxs_ZLBGRP)
+    dlog_ZLBGR = span.dot(dy_ZLBGRP, decayed_ZLBGRP) - dscale_ZLBGR * span.scale_ZLBGR
+    if with_diagonal:
+        dlog_ZLBGR -= dskip_ZLBGR * span.skip_ZLBGR
     dlog_ZLBGR[:, -1] += leaving_ZBGR
     dlog_ZLBGR = sum_from(dlog_ZLBGR, span.segments)
     ddt = dscale_ZLBGR * span.col_ZLBGR + span.diagonal_ZLBG1 * dskip_ZLBGR
-    dxs *= span.scale_ZLBGR[..., None]
+    dxs_ZLBGRP *= span.scale_ZLBGR[..., None]
     if span.steep:
         span.steep.add_gradients(
-            dy_ZLBGRP, entered_ZBGNF, dnew_ZBGNF, dscale_ZLBGR, dscores_QLM, dxs, ddt, dlog_ZLBGR
-        )  # fmt: skip
-    torch.addcmul(dxs, dy_ZLBGRP, span.skip_ZLBGR[..., None], out=dx_ZLBGRP)
+            dy_ZLBGRP, entered_ZBGNF, dnew_ZBGNF, dscale_ZLBGR, dscores_QLM, dxs_ZLBGRP, ddt, dlog_ZLBGR
+        )
+    torch.addcmul(dxs_ZLBGRP, dy_ZLBGRP, span.skip_ZLBGR[..., None], out=dx_ZLBGRP)
     ddt_ZLBGR.copy_(ddt.addcmul(dlog_ZLBGR, span.A_GR))
     dA_GR += (dlog_ZLBGR * span.dt_ZLBGR).sum((0, 1, 2))
     dD_GR += dskip_ZLBGR.sum((0, 1, 2))
 
     # 4. The scores' diagonal, then B and C.
-    dscores_QLM.diagonal(dim1=1, dim2=2).copy_((dskip_ZLBGR * span.dt_ZLBGR).sum(-1).permute(0, 2, 3, 1).flatten(0, 2))
+    diagonal_ZBGL = (dskip_ZLBGR * span.dt_ZLBGR).sum(-1).permute(0, 2, 3, 1)
+    dscores_QLM.diagonal(dim1=1, dim2=2).copy_(diagonal_ZBGL.flatten(0, 2))
     dC_ZLBGN.copy_(span.by_token(dC_QLN.baddbmm_(dscores_QLM, span.B_QLN)))
     dB_ZLBGN.copy_(span.by_token(dB_QLN.baddbmm_(dscores_QLM.mT, span.C_QLN)))
     return dstate, entering_BGR
-

@@ -1,7 +1,7 @@
 """Decay factors for the chunked scan, split so that a chunk needs no (token, token, head) tile and nothing overflows.
 
 With a the running sum of dt A, token i sees token j through exp(a_i - a_j) = row_i col_j, where row = exp(a - m),
-col = exp(m - a) and m is half of the chunk's sum. That is safe while the chunk's sum stays above -2 CUT; a head that
+col = exp(m - a) and m is half of the chunk's sum. That is safe while the chunk's sum stays above -2 SPREAD; a head that
 decays faster within a chunk is `steep` there and gets its factors from the tile in `ssd_steep`.
 """
 # S sequence, B batch, H heads; Z chunks, L token in a chunk, M an earlier token in the same chunk
@@ -15,6 +15,9 @@ from torch import Tensor
 
 CUT = 40.0
 """A decay beyond exp(-CUT) is exactly zero: beneath every rounding, and denormals slow a CPU down a hundredfold."""
+
+SPREAD = 50.0
+"""Row and column factors lie within exp(+-SPREAD), far from float32's ends at exp(+-88)."""
 
 STEP = 4 * CUT
 """The log decay of one token is not followed further than this, so that sums stay finite."""
@@ -68,21 +71,20 @@ class Decay:
         else:  # products with zeros, so that no bit of a document depends on another
             same = segments.same_ZBLM.double()
             sum_ZLBH, total_ZLBH = within(same.tril(), log_ZLBH), within(same, log_ZLBH)
-        steep = total_ZLBH < -2 * CUT
-        middle = total_ZLBH / 2
-        first, last = middle[:, 0], middle[:, -1]
-        enter, leave = first, sum_ZLBH[:, -1] - last
-        row, col, carry = sum_ZLBH - middle, middle - sum_ZLBH, None
-        any_steep = bool(steep.any())
+        steep = total_ZLBH < -2 * SPREAD
+        from_middle = (sum_ZLBH - total_ZLBH / 2).clamp_(-SPREAD, SPREAD)
+        row, col = from_middle.exp(), from_middle.neg().exp()
+        first_middle, leave = (total_ZLBH[:, 0] / 2).clamp_(min=-SPREAD), row[:, -1]
+        enter, carry, any_steep = first_middle.exp(), None, bool(steep.any())
         if any_steep:
-            row, col = torch.where(steep, sum_ZLBH, row), torch.where(steep, total_ZLBH - sum_ZLBH, col)
-            enter, leave = torch.where(steep[:, 0], 0.0, first), torch.where(steep[:, -1], 0.0, leave)
+            row = torch.where(steep, cut_exp(sum_ZLBH), row)
+            col = torch.where(steep, cut_exp(total_ZLBH - sum_ZLBH), col)
+            enter, leave = torch.where(steep[:, 0], 1.0, enter), torch.where(steep[:, -1], 1.0, leave)
             carry = torch.where(steep[:, -1], cut_exp(total_ZLBH[:, -1]), 1.0).to(dtype)
         if segments is not None:
             carries = segments.carries_ZB[..., None].to(dtype).expand_as(enter)
             carry = carries if carry is None else carry * carries
-        exp = cut_exp if any_steep else torch.exp
-        row, col, enter, leave = (exp(t).to(dtype) for t in (row, col, enter, leave))
+        row, col, enter, leave = (t.to(dtype) for t in (row, col, enter, leave))
         return cls(sum_ZLBH, row, col, enter, leave, carry, steep.expand_as(row) if any_steep else None)
 
 
@@ -92,7 +94,7 @@ def cut_exp(log: Tensor) -> Tensor:
 
 
 def within(mask_ZBLM: Tensor, values_ZLBH: Tensor) -> Tensor:
-    """For each token the sum of `values` over the tokens of its chunk that the mask lets it see; heads may be (G, R)."""
+    """For each token the sum of `values` over those of its chunk that the mask lets it see; heads may be (G, R)."""
     sums_ZBLH = torch.matmul(mask_ZBLM, values_ZLBH.flatten(3).transpose(1, 2))
     return sums_ZBLH.transpose(1, 2).view_as(values_ZLBH)
 

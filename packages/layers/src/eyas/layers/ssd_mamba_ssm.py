@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +56,9 @@ def ssd_mamba_ssm(
     return y.transpose(0, 1), state
 
 
-def _kernel():  # type: ignore[no-untyped-def]
+def _kernel() -> Callable[..., Any]:
     """mamba-ssm's function, its package imported with an empty stand-in for the extension if that is not built."""
     if UNUSED_EXTENSION not in sys.modules and importlib.util.find_spec(UNUSED_EXTENSION) is None:
         sys.modules[UNUSED_EXTENSION] = types.ModuleType(UNUSED_EXTENSION)
-    return importlib.import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+    kernel: Callable[..., Any] = importlib.import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
+    return kernel

@@ -17,10 +17,10 @@ def ssd_sequential(
     initial_state_BHPN: Tensor | None,
     starts_SB: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The literal recurrence; `starts` (S, B) is true where a token begins a new document. Returns y and the last state.
+    """The literal recurrence; `starts` (S, B) is true where a token begins a document. Returns y and the last state.
 
-    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t + D x_t  (Dao and Gu 2024, arXiv:2405.21060, equations
-    1 and 16 with the discretisation of section 2.1).
+    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t + D x_t: the selective state space model of Dao and Gu
+    2024 (arXiv:2405.21060, equation 2) with A_t = exp(dt_t A), dt_t x_t as its input, and the skip D of their code.
     """
     (B, H, P), N = x_SBHP.shape[1:], B_SBGN.shape[-1]
     dtype = torch.promote_types(x_SBHP.dtype, torch.float32)

@@ -4,43 +4,43 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from eyas.layers.scratch import scratch
 from eyas.layers.ssd_decay import Decay, Segments
 from eyas.layers.ssd_steep import Steep
+
+
+class Operands(NamedTuple):
+    """A span's views of the sequence and its decays; D is zero where there is none."""
+
+    x_ZLBGRP: Tensor
+    dt_ZLBGR: Tensor
+    A_GR: Tensor
+    B_ZLBGN: Tensor
+    C_ZLBGN: Tensor
+    D_GR: Tensor
+    segments: Segments | None
+    decay: Decay
 
 
 class Span:
     """What forward and backward both need; the scores are those below the diagonal, which has no decay."""
 
-    def __init__(
-        self,
-        tokens: slice,
-        length: int,
-        x_SBHP: Tensor,
-        dt_SBH: Tensor,
-        A_H: Tensor,
-        B_SBGN: Tensor,
-        C_SBGN: Tensor,
-        D_H: Tensor,
-        starts_SB: Tensor | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.tokens, self.L = tokens, length
-        self.G, self.N = B_SBGN.shape[2:]
-        self.x_ZLBGRP = self.heads(x_SBHP)
-        self.Z, _, self.B, _, self.R, self.P = self.x_ZLBGRP.shape
-        self.A_GR = A_H.to(dtype).view(self.G, self.R)
-        self.dt_ZLBGR = self.heads(dt_SBH).to(dtype)
-        self.segments = None if starts_SB is None else Segments.of(self.part(starts_SB))
-        self.decay = decay = Decay.of(self.part(dt_SBH), A_H, self.segments, dtype)
+    def __init__(self, operands: Operands) -> None:
+        self.x_ZLBGRP, dt_ZLBGR, A_GR, B_ZLBGN, C_ZLBGN, D_GR, self.segments, self.decay = operands
+        self.Z, self.L, self.B, self.G, self.R, self.P = self.x_ZLBGRP.shape
+        decay, dtype = self.decay, self.decay.row_ZLBH.dtype
+        self.A_GR, self.dt_ZLBGR = A_GR.to(dtype), dt_ZLBGR.to(dtype)
         self.row_ZLBGR, self.col_ZLBGR = (t.unflatten(3, (self.G, self.R)) for t in (decay.row_ZLBH, decay.col_ZLBH))
         self.scale_ZLBGR = self.col_ZLBGR * self.dt_ZLBGR
 
-        self.x_QLF = self.by_group(self.x_ZLBGRP, self.scale_ZLBGR)
+        self.x_QLF = self.by_group("x", self.x_ZLBGRP, self.scale_ZLBGR)
         self.B_QLN, self.C_QLN = (
-            self.part(t).to(dtype).permute(0, 2, 3, 1, 4).reshape(-1, self.L, self.N) for t in (B_SBGN, C_SBGN)
+            t.to(dtype).permute(0, 2, 3, 1, 4).reshape(-1, self.L, t.shape[-1]) for t in (B_ZLBGN, C_ZLBGN)
         )
         self.B_write_QLN, self.C_read_QLN = self.B_QLN, self.C_QLN
         if self.segments is not None:
@@ -48,23 +48,24 @@ class Span:
         scores_QLM = torch.bmm(self.C_QLN, self.B_QLN.mT)
         diagonal_ZBGL = scores_QLM.diagonal(dim1=1, dim2=2).clone().view(self.Z, self.B, self.G, self.L)
         self.diagonal_ZLBG1 = diagonal_ZBGL.permute(0, 3, 1, 2)[..., None]
-        self.skip_ZLBGR = torch.addcmul(D_H.to(dtype).view(self.G, self.R), self.diagonal_ZLBG1, self.dt_ZLBGR)
+        self.skip_ZLBGR = torch.addcmul(D_GR.to(dtype), self.diagonal_ZLBG1, self.dt_ZLBGR)
         self.below_QLM = self.mask(scores_QLM)
         self.steep = Steep(self, decay.steep_ZLBH) if decay.steep_ZLBH is not None else None
 
-    def part(self, values: Tensor) -> Tensor:
-        """The span's share of a sequence, (S, ...) to (Z, L, ...)."""
-        return values[self.tokens].unflatten(0, (-1, self.L))
+    def scratch(self, name: str, *shape: int) -> Tensor:
+        """Memory for an intermediate result of this span; the next span of the same thread takes it over."""
+        return scratch(f"ssd {name}", self.dt_ZLBGR, *shape)
 
-    def heads(self, values: Tensor) -> Tensor:
-        """The span's share of a sequence with heads, (S, B, H, ...) to (Z, L, B, G, R, ...)."""
-        return self.part(values).unflatten(3, (self.G, -1))
-
-    def by_group(self, values_ZLBGRP: Tensor, scale_ZLBGR: Tensor) -> Tensor:
+    def by_group(self, name: str, values_ZLBGRP: Tensor, scale_ZLBGR: Tensor) -> Tensor:
         """values * scale in the layout of the matrix products."""
-        out = scale_ZLBGR.new_empty(self.Z, self.B, self.G, self.L, self.R, self.P)
+        out = self.scratch(name, self.Z, self.B, self.G, self.L, self.R, self.P)
         torch.mul(values_ZLBGRP, scale_ZLBGR[..., None], out=out.permute(0, 3, 1, 2, 4, 5))
         return out.view(-1, self.L, self.R * self.P)
+
+    def dot(self, left_ZLBGRP: Tensor, right_ZLBGRP: Tensor) -> Tensor:
+        """Scalar products over the head dimension, (Z, L, B, G, R)."""
+        products = self.scratch("products", *left_ZLBGRP.shape)
+        return torch.mul(left_ZLBGRP, right_ZLBGRP, out=products).sum(-1)
 
     def by_token(self, values_QLN: Tensor) -> Tensor:
         """A view (Z, L, B, G, N) of a matrix product's result."""
@@ -96,38 +97,50 @@ class Span:
 
     def pass_states(self, state_BGNF: Tensor, new_ZBGNF: Tensor, entered_ZBGNF: Tensor) -> Tensor:
         """Carry the state from chunk to chunk: fills what enters each chunk, returns the state after the last."""
-        enter, leave, carry = self._state_factors()
-        state = state_BGNF
+        enter, between, leave, carry = self._state_factors()
+        torch.mul(state_BGNF, enter, out=entered_ZBGNF[0])
+        after = self.scratch("state", *state_BGNF.shape)
         for z in range(self.Z):
-            entered, left = entered_ZBGNF[z], new_ZBGNF[z]
-            torch.mul(state, enter[z], out=entered)
-            left = left.add_(entered) if carry is None else left.addcmul_(entered, carry[z])
-            state = left.mul_(leave[z])
-        return state
+            last = z + 1 == self.Z
+            left = after if last else entered_ZBGNF[z + 1]
+            if carry is None:
+                torch.add(new_ZBGNF[z], entered_ZBGNF[z], out=left)
+            else:
+                torch.addcmul(new_ZBGNF[z], entered_ZBGNF[z], carry[z], out=left)
+            left.mul_(leave if last else between[z])
+        return after
 
     def pass_back(
-        self, dstate_BGNF: Tensor, leaving_BGR: Tensor, dnew_ZBGNF: Tensor, entered_ZBGNF: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Carry the state's gradient back. `dnew` comes in as what reading gives the entered states, goes out as the
-        gradient of what each chunk adds. Returns the gradient of the state before the span, `leaving` of each chunk and
-        of that state (see `backward_span`)."""
-        enter, leave, carry = self._state_factors()
-        leaving_ZBGR = leaving_BGR.new_empty(self.Z, self.B, self.G, self.R)
-        dstate = dstate_BGNF
-        for z in reversed(range(self.Z)):
-            leaving_ZBGR[z] = leaving_BGR
-            dleft = dstate * leave[z]
-            dentered = dnew_ZBGNF[z].add(dleft) if carry is None else torch.addcmul(dnew_ZBGNF[z], dleft, carry[z])
-            dnew_ZBGNF[z] = dleft
-            leaving_BGR = (dentered * entered_ZBGNF[z]).sum(2).unflatten(-1, (self.R, self.P)).sum(-1)
-            dstate = dentered.mul_(enter[z])
-        return dstate, leaving_ZBGR, leaving_BGR
+        self, dstate_BGNF: Tensor, leaving_BGR: Tensor, dentered_ZBGNF: Tensor, entered_ZBGNF: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Carry the state's gradient back. `dentered` comes in as what the entered states get from being read.
 
-    def _state_factors(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """enter, leave and carry as (Z, B, G, 1, F)."""
+        Returns the gradient of what each chunk adds, that of the state before the span, and `leaving` of each chunk and
+        of that state (see `backward_span`).
+        """
+        enter, between, leave, carry = self._state_factors()
+        dnew_ZBGNF = self.scratch("dnew", *dentered_ZBGNF.shape)
+        torch.mul(dstate_BGNF, leave, out=dnew_ZBGNF[-1])
+        for z in reversed(range(self.Z)):
+            if carry is None:
+                dentered_ZBGNF[z] += dnew_ZBGNF[z]
+            else:
+                dentered_ZBGNF[z].addcmul_(dnew_ZBGNF[z], carry[z])
+            if z:
+                torch.mul(dentered_ZBGNF[z], between[z - 1], out=dnew_ZBGNF[z - 1])
+        products = torch.mul(dentered_ZBGNF, entered_ZBGNF, out=self.scratch("products", *dentered_ZBGNF.shape))
+        entering_ZBGR = products.sum(3).unflatten(-1, (self.R, self.P)).sum(-1)
+        leaving_ZBGR = torch.cat([entering_ZBGR[1:], leaving_BGR[None]])
+        before = torch.mul(dentered_ZBGNF[0], enter, out=self.scratch("state", *dstate_BGNF.shape))
+        return dnew_ZBGNF, before, leaving_ZBGR, entering_ZBGR[0]
+
+    def _state_factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What scales a state before the first chunk, between chunks, after the last; and carry. (Z,) B, G, 1, F."""
         decay = self.decay
 
-        def wide(factor_ZBH: Tensor) -> Tensor:
-            return factor_ZBH.repeat_interleave(self.P, dim=-1).view(self.Z, self.B, self.G, 1, -1)
+        def wide(factor: Tensor) -> Tensor:
+            return factor.repeat_interleave(self.P, dim=-1).view(*factor.shape[:-1], self.G, 1, self.R * self.P)
 
-        return wide(decay.enter_ZBH), wide(decay.leave_ZBH), None if decay.carry_ZBH is None else wide(decay.carry_ZBH)
+        between = decay.leave_ZBH[:-1] * decay.enter_ZBH[1:]
+        carry = None if decay.carry_ZBH is None else wide(decay.carry_ZBH)
+        return wide(decay.enter_ZBH[0]), wide(between), wide(decay.leave_ZBH[-1]), carry

@@ -57,7 +57,8 @@ class Steep:
 
     def add_output(self, decayed_ZLBGRP: Tensor) -> None:
         """Add what steep tokens see of earlier tokens in their chunk."""
-        self.add(decayed_ZLBGRP, torch.matmul(self.below_ZBhLM * self.decay_ZBhLM, self.xdt_ZBhLP).permute(0, 3, 1, 2, 4))
+        seen_ZBhLP = torch.matmul(self.below_ZBhLM * self.decay_ZBhLM, self.xdt_ZBhLP)
+        self.add(decayed_ZLBGRP, seen_ZBhLP.permute(0, 3, 1, 2, 4))
 
     def add_gradients(
         self,

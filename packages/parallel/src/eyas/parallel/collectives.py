@@ -18,7 +18,8 @@ Group = dist.ProcessGroup
 
 def tensor_group() -> Group:
     """The tensor-parallel ranks that share this rank's layers."""
-    return parallel_state.get_tensor_model_parallel_group()
+    group: Group = parallel_state.get_tensor_model_parallel_group()
+    return group
 
 
 def gather_sequence(shard_SBD: Tensor) -> Tensor:

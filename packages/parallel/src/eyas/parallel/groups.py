@@ -63,7 +63,8 @@ def copies_group(copies: int) -> dist.ProcessGroup | None:
         return None
     tensor = parallel_state.get_tensor_model_parallel_world_size()
     if copies == tensor:
-        return parallel_state.get_tensor_model_parallel_group()
+        group: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+        return group
     if tensor % copies:
         raise LayoutError(f"{copies} copies of a weight cannot be held by layout.tensor={tensor} ranks; use a divisor")
     return next(reversed(_kept.values())).copies[copies]

@@ -64,8 +64,8 @@ SEES_CUDA_TENSORS = (
     ),
     Assumption(
         "optimizer.distrib_optimizer",
-        361,
-        "if model_param.type() in ['torch.cuda.HalfTensor', 'torch.cuda.BFloat16Tensor']",
+        582,
+        "if param.type() in ['torch.cuda.HalfTensor', 'torch.cuda.BFloat16Tensor']",
         "DistributedOptimizer.__init__",
     ),
     Assumption(

@@ -98,13 +98,13 @@ class Layout:
         if self.processes != processes:
             shares, rest = divmod(processes, self.processes // self.data)
             remedy = f"set layout.data={shares}" if shares and not rest else "change its sizes or start another number"
-            raise LayoutError(
-                f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}"
-            )
+            raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
 
     def __str__(self) -> str:
-        sizes = (("tensor", self.tensor), ("pipeline", self.pipeline), ("context", self.context), ("data", self.data))
-        return "layout of " + " x ".join(f"{name} {size}" for name, size in sizes if size > 1 or name == "tensor")
+        sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
+        options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
+        shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
+        return f"layout of {', '.join([shape, *options])}"
 
 
 def processes_here(gpus: int = 0) -> int:

@@ -8,14 +8,13 @@ from eyas.parallel import host, mends, quiet
 
 with quiet.importing():
     from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
     from megatron.core.dist_checkpointing import ShardedTensor
     from megatron.core.dist_checkpointing.mapping import ShardedObject
     from megatron.core.dist_checkpointing.strategies.fully_parallel import (
         FullyParallelLoadStrategyWrapper,
         FullyParallelSaveStrategyWrapper,
     )
-    from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
-    from megatron.core.enums import ModelType
     from megatron.core.distributed import (
         DistributedDataParallel,
         DistributedDataParallelConfig,
@@ -43,7 +42,6 @@ __all__ = [
     "IndexedDatasetBuilder",
     "MegatronOptimizer",
     "ModelParallelConfig",
-    "ModelType",
     "ModelType",
     "OptimizerConfig",
     "ParamKey",

@@ -1,15 +1,16 @@
-"""Mends for Megatron-Core's distributed optimizer around torch's own Adam.
+"""Mends for Megatron-Core 0.16.1 on any device: checkpoints without helper processes, and torch's own Adam.
 
 With transformer-engine's or Apex's fused Adam the count of steps belongs to a group of weights. Torch's Adam counts for
-each weight, and megatron-core 0.16.1 (optimizer/distrib_optimizer.py) trips over that in three places, on any device:
-saving before the first step fails an assertion (line 642), loading looks for a `step` in every weight's tensors and
-copies into leaves that require gradients (line 946), and every weight is handed the same count tensor, which then
-counts once per weight (line 825).
+each weight, and the distributed optimizer (optimizer/distrib_optimizer.py) trips over that in three places: saving
+before the first step fails an assertion (line 642), loading looks for a `step` in every weight's tensors and copies
+into leaves that require gradients (line 946), and every weight is handed the same count tensor, which then counts once
+per weight (line 825).
 """
 
 from __future__ import annotations
 
 import functools
+import queue
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,16 +19,21 @@ from torch import Tensor
 
 
 @functools.cache
-def install() -> bool:
-    """Applies the mends, once per process; returns whether any was needed: not with a fused Adam."""
+def install() -> None:
+    """Applies the mends that this installation needs, once per process."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
     from megatron.core.optimizer import distrib_optimizer
 
-    if distrib_optimizer.HAVE_APEX_OR_TE:
-        return False
-    optimizer = distrib_optimizer.DistributedOptimizer
-    _mend_saving(optimizer)
-    _mend_loading(optimizer)
-    return True
+    filesystem_async._results_queue = results_of_synchronous_saves()
+    if not distrib_optimizer.HAVE_APEX_OR_TE:
+        _mend_saving(distrib_optimizer.DistributedOptimizer)
+        _mend_loading(distrib_optimizer.DistributedOptimizer)
+
+
+def results_of_synchronous_saves() -> queue.Queue[Any]:
+    """A queue within this process, for what Megatron-Core keeps in a process of its own (filesystem_async.py, line 54):
+    that one takes two seconds to start, imports the main module again, and outlives a rank that is killed."""
+    return queue.Queue()
 
 
 def _mend_saving(optimizer: Any) -> None:

@@ -24,7 +24,7 @@ from eyas.parallel import pool_worker
 
 PRELOADED = ("eyas.parallel.groups", "eyas.parallel.collectives", "eyas.parallel.pool_worker")
 PRELOADED_IF_USED = ("pytest", "hypothesis", "lightning", "eyas.layers")
-GRACE = 2.0
+GRACE = 1.0
 """Seconds that the other ranks get to answer after one failed; they may wait for it in a collective."""
 
 
@@ -105,7 +105,7 @@ class WorkerPool:
 
     def _results(self) -> list[Any]:
         answers: dict[int, Any] = {}
-        failures: dict[int, Exception] = {}
+        failures: dict[int, BaseException] = {}
         deadline = time.monotonic() + self.timeout
         while len(answers) + len(failures) < self.size:
             waiting = {self._pipes[rank]: rank for rank in range(self.size) if rank not in {*answers, *failures}}
@@ -127,7 +127,9 @@ class WorkerPool:
             raise failures[min(failures)]
         if len(answers) < self.size:
             silent = ", ".join(str(rank) for rank in range(self.size) if rank not in answers)
-            raise WorkerError(f"ranks {silent} of {self.size} did not answer within {self.timeout:g} s; are they stuck?")
+            raise WorkerError(
+                f"ranks {silent} of {self.size} did not answer within {self.timeout:g} s; are they stuck?"
+            )
         return [answers[rank] for rank in range(self.size)]
 
     def _death(self) -> WorkerError:

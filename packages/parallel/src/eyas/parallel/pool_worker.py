@@ -48,12 +48,12 @@ def _answer(call: bytes, rank: int, size: int) -> bytes:
         _load(module, file)
         function, args = pickle.loads(inner)
         return pickle.dumps((True, function(*args)))
-    except Exception as error:  # whatever it is, it belongs to the caller
+    except BaseException as error:  # whatever it is, it belongs to the caller
         note = f"on rank {rank} of {size}:\n{traceback.format_exc()}"
         return _packed_failure(error, note)
 
 
-def _packed_failure(error: Exception, note: str) -> bytes:
+def _packed_failure(error: BaseException, note: str) -> bytes:
     error.add_note(note)
     try:
         failure = pickle.dumps((False, error))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Noise:
-    """One warning or log line: where it comes from, how it begins, and why it says nothing to a user."""
+    """One warning: where it comes from, how it begins, and why it says nothing to a user."""
 
     source: str
-    """Regular expression for the module that warns, or the name of the logger."""
+    """Regular expression for the module that warns."""
     text: str
     """Regular expression that the message begins with."""
     reason: str
@@ -24,12 +24,20 @@ class Noise:
 WARNINGS = (
     Noise(r"megatron\.core", "Transformer Engine and Apex are not installed", "both are optional; eyas works without"),
     Noise(r"megatron\.core", "Apex is not installed", "optional, and its norm is not used"),
+    Noise(r"megatron\.core\.inference", "The following imports from", "it concerns modules that eyas does not use"),
+    Noise(r"megatron\.core\.dist_checkpointing", "`load_state_dict` is deprecated", "Megatron's to rename"),
+    Noise(r"torch\.jit", "`torch.jit.script_method` is deprecated", "Megatron's to rename"),
     Noise(r"megatron\.core", "full scope is deprecated", "it is the default of an option that eyas does not set"),
-    Noise(r"megatron\.core\.optimizer", "The .grad attribute of a Tensor that is not a leaf", "shards are such tensors"),
-    Noise(r"torch\.distributed", ".*(reduce_scatter_tensor|all_gather_into_tensor).*deprecated", "Megatron's to rename"),
+    Noise(
+        r"megatron\.core\.optimizer", "The .grad attribute of a Tensor that is not a leaf", "shards are such tensors"
+    ),
+    Noise(
+        r"torch\.distributed", ".*(reduce_scatter_tensor|all_gather_into_tensor).*deprecated", "Megatron's to rename"
+    ),
 )
 
-LOG_LINES: tuple[Noise, ...] = ()
+LAUNCHER_LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher")
+"""What torch's launcher says about ranks that end: `launch` says it in one line, and better."""
 
 
 @functools.cache
@@ -37,8 +45,6 @@ def install() -> None:
     """Silences the noise in this process, from now on."""
     for noise in WARNINGS:
         warnings.filterwarnings("ignore", message=noise.text, module=noise.source)
-    for noise in LOG_LINES:
-        logging.getLogger(noise.source).addFilter(functools.partial(_passes, noise))
 
 
 @contextmanager
@@ -50,5 +56,18 @@ def importing() -> Iterator[None]:
         yield
 
 
-def _passes(noise: Noise, record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(noise.text)
+@contextmanager
+def launching() -> Iterator[None]:
+    """Keeps the log of torch's elastic launcher to itself."""
+    loggers = [logging.getLogger(name) for name in LAUNCHER_LOGGERS]
+    silence = logging.NullHandler()
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(silence)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(silence)
+            logger.propagate = propagate

@@ -1,0 +1,149 @@
+"""Starts a run's worker processes through torch's elastic launcher, in this process, and tells how they ended.
+
+The parent never imports Megatron or Lightning. A worker's `main` runs inside `report_errors`, which writes down the
+error that ended it, so that the parent can say which rank failed first and why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from eyas.core.errors import WorkerError
+from eyas.parallel import quiet
+from eyas.parallel.environment import RANK_VARIABLES, joined
+from eyas.parallel.rank_errors import LAUNCHED, Death, explain, report_errors
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
+
+__all__ = ["launch", "report_errors"]
+
+GRACE = 3
+"""Seconds between asking the remaining ranks to end and killing them. They may wait for a dead one in a collective."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def launch(run: Path, module: str, arguments: Sequence[str], processes: int) -> None:
+    """Runs `python -m module arguments...` as `processes` ranks of one job on this machine, to their end. In a process
+    that is already a rank of a torchrun or SLURM job, runs it as that rank.
+
+    Rank 0 has this terminal; the others write to `run/ranks`. Raises WorkerError with the first failure, and
+    KeyboardInterrupt when interrupted; no worker outlives the call.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    ranks = run / "ranks"
+    job = joined()
+    if job is not None:
+        _run_as_rank(ranks, job.rank, command)
+        return
+    shutil.rmtree(ranks, ignore_errors=True)
+    ranks.mkdir(parents=True)
+    with _worker_environment(processes), _signals_restored():
+        deaths = _run_elastic(ranks, command, processes)
+    if deaths:
+        raise WorkerError(explain(ranks, deaths))
+
+
+def _run_elastic(ranks: Path, command: Sequence[str], processes: int) -> list[Death]:
+    """Runs the workers; returns what became of those that failed, or nothing."""
+    from torch.distributed.elastic.multiprocessing import PContext, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+
+    # When a rank fails, torch asks the others to end and then waits 30 s, with no setting for it
+    # (elastic/multiprocessing/api.py, PContext.close).
+    impatient = patch.object(PContext.close, "__defaults__", (None, GRACE))
+    try:
+        with quiet.launching(), impatient:
+            elastic_launch(_config(ranks, processes), command[0])(*command[1:])
+    except ChildFailedError as error:
+        return [Death(rank, end.exitcode, end.timestamp) for rank, end in error.failures.items()]
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + error.sigval) from None
+    return []
+
+
+def _config(ranks: Path, processes: int) -> LaunchConfig:
+    from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    class RankFiles(LogsSpecs):
+        """Rank 0 on the terminal, every other rank in two files of its own."""
+
+        def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
+            files = {
+                stream: {rank: str(ranks / f"rank-{rank}.{stream}") if rank else "" for rank in envs}
+                for stream in ("out", "err")
+            }
+            nowhere = dict.fromkeys(envs, "")
+            return LogsDest(files["out"], files["err"], nowhere, nowhere, nowhere)
+
+        @property
+        def root_log_dir(self) -> str:
+            return str(ranks)
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        logs_specs=RankFiles(),
+        run_id="eyas",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+    )
+
+
+@contextmanager
+def _worker_environment(processes: int) -> Iterator[None]:
+    """The environment that workers inherit: nothing of another job, and as many threads as there are cores to share."""
+    before = dict(os.environ)
+    for name in RANK_VARIABLES:
+        os.environ.pop(name, None)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ[LAUNCHED] = "1"
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Puts back the signal handlers that the elastic launcher replaces and leaves replaced."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_as_rank(ranks: Path, rank: int, command: Sequence[str]) -> None:
+    ranks.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(command) as worker:
+        try:
+            code = worker.wait()
+        except BaseException:
+            worker.kill()
+            raise
+    if code:
+        raise WorkerError(explain(ranks, [Death(rank, code, 0)]))
