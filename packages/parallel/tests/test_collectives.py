@@ -56,7 +56,8 @@ def drawn(seed: int, ranks: int, *shape: int) -> Ranks:
     """Every rank's tensor, stored transposed, so that it is not contiguous."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        torch.randint(-9, 9, shape[::-1], generator=generator, dtype=torch.float64).permute(2, 1, 0) for _ in range(ranks)
+        torch.randint(-9, 9, shape[::-1], generator=generator, dtype=torch.float64).permute(2, 1, 0)
+        for _ in range(ranks)
     ]
 
 
@@ -93,7 +94,7 @@ def test_the_maximum_is_over_ranks_and_has_no_gradient(tensor: int) -> None:
 
 
 def check_other_branches() -> None:
-    """Megatron-Core's own mapping reduces the shared gradient in place, and doubles what the other branch gets."""
+    """Megatron-Core's own mapping reduces in place: the sum is lost, as here, or given to the other branch as well."""
     groups.initialise(Layout(tensor=2))
     x = torch.ones(S, B, D, dtype=torch.float64, requires_grad=True)
     residual = x * 1.0

@@ -95,5 +95,7 @@ def test_layouts_and_launching_cost_no_heavy_import() -> None:
     modules = ("layout", "stages", "environment", "launch", "rank_errors", "quiet")
     imports = "; ".join(f"import eyas.parallel.{module}" for module in modules)
     heavy = "{'torch', 'megatron', 'lightning', 'hydra'} & sys.modules.keys()"
-    done = subprocess.run([sys.executable, "-c", f"import sys; {imports}; print({heavy})"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {imports}; print({heavy})"], capture_output=True, text=True
+    )
     assert done.stdout.strip() == "set()", done.stderr

@@ -226,9 +226,7 @@ def test_the_distributed_optimizer_can_be_saved_before_its_first_step() -> None:
     assert_same(saved_and_loaded(layout, layout, torch.float32, after=0), alone(torch.float32), torch.float32, layout)
 
 
-def saved_and_loaded(
-    saved: Layout, loaded: Layout, dtype: torch.dtype, after: int, parallel: bool = False
-) -> Outcome:
+def saved_and_loaded(saved: Layout, loaded: Layout, dtype: torch.dtype, after: int, parallel: bool = False) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         pool(saved.processes).run(save, saved, dtype, folder, after, parallel)
         return pool(loaded.processes).run(load, loaded, dtype, folder, after, parallel)[0]  # type: ignore[no-any-return]

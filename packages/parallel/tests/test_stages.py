@@ -36,7 +36,7 @@ def test_stages_begin_at_the_cuts(case: tuple[int, int, list[int]]) -> None:
 
 
 def test_more_stages_than_blocks_are_refused() -> None:
-    with pytest.raises(LayoutError, match="layout.pipeline=4 stages cannot share 3 blocks"):
+    with pytest.raises(LayoutError, match=r"layout.pipeline=4 stages cannot share 3 blocks"):
         split(3, 4)
 
 

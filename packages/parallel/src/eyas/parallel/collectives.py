@@ -25,7 +25,10 @@ def tensor_group() -> Group:
 def gather_sequence(shard_SBD: Tensor) -> Tensor:
     """The whole sequence from its shards. Forward: all-gather along S; backward: reduce-scatter along S."""
     group = tensor_group()
-    return shard_SBD if group.size() == 1 else mappings.gather_from_sequence_parallel_region(shard_SBD, group=group)
+    if group.size() == 1:
+        return shard_SBD
+    whole_SBD: Tensor = mappings.gather_from_sequence_parallel_region(shard_SBD, group=group)
+    return whole_SBD
 
 
 def reduce_scatter_sequence(partial_SBD: Tensor) -> Tensor:
@@ -33,13 +36,17 @@ def reduce_scatter_sequence(partial_SBD: Tensor) -> Tensor:
     group = tensor_group()
     if group.size() == 1:
         return partial_SBD
-    return mappings.reduce_scatter_to_sequence_parallel_region(partial_SBD, group=group)
+    shard_SBD: Tensor = mappings.reduce_scatter_to_sequence_parallel_region(partial_SBD, group=group)
+    return shard_SBD
 
 
 def split_sequence(whole_SBD: Tensor) -> Tensor:
     """This rank's shard of a sequence that every rank has. Forward: own slice along S; backward: all-gather."""
     group = tensor_group()
-    return whole_SBD if group.size() == 1 else mappings.scatter_to_sequence_parallel_region(whole_SBD, group=group)
+    if group.size() == 1:
+        return whole_SBD
+    shard_SBD: Tensor = mappings.scatter_to_sequence_parallel_region(whole_SBD, group=group)
+    return shard_SBD
 
 
 def join_sequence(shard_SBD: Tensor) -> Tensor:
@@ -48,7 +55,10 @@ def join_sequence(shard_SBD: Tensor) -> Tensor:
     group = tensor_group()
     if group.size() == 1:
         return shard_SBD
-    return mappings.gather_from_sequence_parallel_region(shard_SBD, tensor_parallel_output_grad=False, group=group)
+    whole_SBD: Tensor = mappings.gather_from_sequence_parallel_region(
+        shard_SBD, tensor_parallel_output_grad=False, group=group
+    )
+    return whole_SBD
 
 
 def copy_to_tensor_ranks(x: Tensor) -> Tensor:

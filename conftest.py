@@ -1,0 +1,20 @@
+"""What all tests share: how many examples hypothesis draws, and the pool's head start."""
+
+import os
+
+import hypothesis
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SETTINGS = {"deadline": None, "print_blob": True, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("default", max_examples=8, derandomize=True, **SETTINGS)
+hypothesis.settings.register_profile("proofs", max_examples=100, **SETTINGS)
+hypothesis.settings.load_profile(os.environ.get("EYAS_PROFILE", "default"))
+
+
+def pytest_sessionstart(session):
+    """Starts the server that test workers are forked from; it loads torch and Megatron while tests are collected."""
+    if not session.config.option.collectonly:
+        from eyas.parallel.pool import preload
+
+        preload()
