@@ -86,9 +86,9 @@ def compare_scan(
         candidates["eyas compiled"] = both(lambda: ssd(*ours, kernel="compiled")[0], ours, dy)
     if minimal is not None:
         candidates[f"mamba-ssm minimal, chunk {BEST_CHUNK}"] = both(minimal_scan, theirs, dy_theirs)
-    baseline = f"Hugging Face, chunk {BEST_CHUNK}"
+    baselines = list(candidates)[:2]
     title = f"scan b{B} l{S} h{H} p{P} n{N} g{G} {dtype}{' steep' if steep else ''}"
-    print(table(title, side_by_side(candidates, repetitions), baseline, B * S), flush=True)
+    print(table(title, side_by_side(candidates, repetitions), baselines, B * S), flush=True)
 
 
 def compare_conv(size: tuple[int, ...], dtype: torch.dtype, repetitions: int) -> None:
@@ -107,7 +107,7 @@ def compare_conv(size: tuple[int, ...], dtype: torch.dtype, repetitions: int) ->
         "eyas shifted adds": both(lambda: causal_conv(*ours), ours, dy),
     }
     measured = side_by_side(candidates, repetitions)
-    print(table(f"conv + silu b{B} l{S} c{channels} k4 {dtype}", measured, next(iter(candidates)), B * S), flush=True)
+    print(table(f"conv + silu b{B} l{S} c{channels} k4 {dtype}", measured, list(candidates)[:1], B * S), flush=True)
 
 
 def leaves(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -3,7 +3,9 @@
 from typing import Any
 
 
-def falcon_h1(*, heads=4, kv_heads=2, ssm_heads=4, groups=1, norm=True, tied=False, repeat=2, vocab=50) -> dict[str, Any]:
+def falcon_h1(
+    *, heads=4, kv_heads=2, ssm_heads=4, groups=1, norm=True, tied=False, repeat=2, vocab=50
+) -> dict[str, Any]:
     """A Falcon-H1 of a few thousand weights."""
     return {
         "hidden_size": 16,

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,29 +16,36 @@ from eyas.layers.model import HybridLM
 transformers = pytest.importorskip("transformers")
 
 RELATIVE = 1e-5
-"""Of the largest entry of a tensor, in float32."""
+"""Of the largest entry of a tensor, in float32.
+
+Rounding alone must stay well below that in either implementation, so the models drawn here are as in training: weights
+near their scale at initialisation, decays of a trained Mamba-2 (Hugging Face's own dt_bias of 1 lets a state die within
+two tokens), the training loss. There each lies within 6e-6 of the same model in float64, over hundreds of draws.
+"""
 COMBINATIONS = list(itertools.product([False, True], [False, True], [1, 2], [False, True]))
 
 
 def their_model(*, norm, before_gate, groups, tied, seed, heads=4, kv_heads=2, biases=False):
-    """A random small FalconH1ForCausalLM with multipliers away from one and norms away from their start."""
+    """A random small FalconH1ForCausalLM with multipliers away from one, and biases and norms away from their start."""
     draw = torch.Generator().manual_seed(seed)
     multiplier = lambda: 0.5 + torch.rand((), generator=draw).item()  # noqa: E731
     config = transformers.FalconH1Config(
         vocab_size=61, hidden_size=24, num_hidden_layers=2, intermediate_size=40, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=8, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=groups,
-        mamba_d_state=6, mamba_d_conv=4, mamba_chunk_size=8, mamba_rms_norm=norm, mamba_norm_before_gate=before_gate,
+        num_key_value_heads=kv_heads, head_dim=8, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=groups,
+        mamba_d_state=12, mamba_d_conv=4, mamba_chunk_size=8, mamba_rms_norm=norm, mamba_norm_before_gate=before_gate,
         mamba_proj_bias=biases, projectors_bias=biases, attention_bias=biases, mlp_bias=biases,
         tie_word_embeddings=tied, rope_theta=1e4, embedding_multiplier=multiplier(), lm_head_multiplier=multiplier(),
         attention_in_multiplier=multiplier(), attention_out_multiplier=multiplier(), key_multiplier=multiplier(),
         ssm_in_multiplier=multiplier(), ssm_out_multiplier=multiplier(), ssm_multipliers=[multiplier() for _ in range(5)],
-        mlp_multipliers=[multiplier(), multiplier()], initializer_range=0.2,
+        mlp_multipliers=[multiplier(), multiplier()], initializer_range=0.1,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.FalconH1ForCausalLM(config).train()
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+            if name.endswith("dt_bias"):
+                parameter.sub_(3.0)
     return model
 
 
@@ -51,13 +59,12 @@ def our_model(theirs):
 def assert_equal_models(theirs, seed):
     ours, spec = our_model(theirs)
     draw = torch.Generator().manual_seed(seed + 1)
-    tokens = torch.randint(1, 61, (2, 21), generator=draw)  # their embedding gives the padding token 0 no gradient
-    weight = torch.randn(2, 21, 61, generator=draw)
+    tokens, labels = torch.randint(1, 61, (2, 2, 21), generator=draw)  # 0 is their padding: no gradient reaches its row
     expected = theirs(input_ids=tokens).logits
     actual = ours(tokens).transpose(0, 1)
     assert_close(actual, expected, "logits")
-    (expected * weight).sum().backward()
-    (actual * weight).sum().backward()
+    for logits in (expected, actual):
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
     their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, gradient in hf_falcon_h1.weights(their_gradients, spec).items():
         assert_close(ours.get_parameter(name).grad, gradient, name)

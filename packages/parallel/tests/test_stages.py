@@ -43,7 +43,7 @@ def test_more_stages_than_blocks_are_refused() -> None:
 @given(cut_blocks(), st.integers(1, 40))
 def test_cuts_must_make_as_many_stages_as_the_layout(case: tuple[int, int, list[int]], pipeline: int) -> None:
     blocks, stages, cuts = case
-    if cuts and pipeline != stages:
+    if cuts and pipeline not in (1, stages):
         with pytest.raises(LayoutError, match=f"set layout.pipeline={stages}"):
             split(blocks, pipeline, cuts)
 
@@ -52,3 +52,7 @@ def test_cuts_must_make_as_many_stages_as_the_layout(case: tuple[int, int, list[
 def test_an_empty_stage_is_refused(cuts: list[int]) -> None:
     with pytest.raises(LayoutError, match="has no blocks"):
         split(4, 2, cuts)
+
+
+def test_cuts_mean_nothing_to_a_single_stage() -> None:
+    assert split(4, 1, [1, 3]) == [range(4)]

@@ -41,7 +41,7 @@ def parameters(spec: ModelSpec) -> int:
 
 
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
-    """Forward FLOPs per token at `sequence_length`, causal attention counted as half the square, a multiply-add as two."""
+    """Forward FLOPs per token; causal attention is counted as half the square, a multiply-add as two."""
     d = spec.hidden_size
     blocks = sum(
         spec.layers[name].flops(d, sequence_length, convention) for block in spec.pattern.blocks for name in block
@@ -64,23 +64,53 @@ def state_bytes(spec: ModelSpec, sequence_length: int, element: int = 2) -> int:
 
 
 def block_costs(
-    spec: ModelSpec, *, sequence_length: int, microbatch: int, tensor: int = 1, element: int = 4
+    spec: ModelSpec,
+    *,
+    sequence_length: int,
+    microbatch: int,
+    tensor: int = 1,
+    sequence: bool = False,
+    element: int = 4,
 ) -> list[BlockCost]:
-    """Every block's costs on one of `tensor` ranks, with elements of `element` bytes."""
-    tokens = sequence_length * microbatch
+    """Every block's costs on one of `tensor` ranks, with elements of `element` bytes; `sequence` says that the ranks
+    split the residual stream along the sequence."""
     d = spec.hidden_size
+    own = norm_bytes(d, sequence_length * microbatch, tensor if sequence else 1, element)
     costs = []
     for index, block in enumerate(spec.pattern.blocks):
         mixers = [spec.layers[name] for name in block]
-        kept = sum(mixer.activation_bytes(d, tokens, element, tensor) for mixer in mixers)
+        kept = sum(mixer.activation_bytes(d, sequence_length, microbatch, element, tensor) for mixer in mixers)
         costs.append(
             BlockCost(
                 index=index,
                 layers=block,
                 parameters=block_parameters(spec, block, tensor),
                 forward_flops=sum(mixer.flops(d, sequence_length) for mixer in mixers),
-                activation_bytes=kept + 2 * tokens * d * element,
-                state_bytes=sum(mixer.state_bytes(d, sequence_length) for mixer in mixers),
+                activation_bytes=own + kept,
+                state_bytes=sum(mixer.state_bytes(d, sequence_length, element) for mixer in mixers),
             )
         )
     return costs
+
+
+def loss_bytes(
+    spec: ModelSpec,
+    *,
+    sequence_length: int,
+    microbatch: int,
+    tensor: int = 1,
+    sequence: bool = False,
+    element: int = 4,
+) -> float:
+    """What the last stage keeps for the backward pass behind its blocks: the final norm's share, this rank's part of
+    the softmax in at least float32, and which entry each label chose (an index and two marks)."""
+    tokens = sequence_length * microbatch
+    own = norm_bytes(spec.hidden_size, tokens, tensor if sequence else 1, element)
+    return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
+
+
+def norm_bytes(hidden_size: int, tokens: int, shares: int, element: int) -> float:
+    """What a norm keeps for the backward pass: its input and its statistics in at least float32 and its result before
+    its weight, all of which `shares` ranks may share; and the whole result, which the matrices behind it read."""
+    wide = max(element, 4)
+    return tokens * (hidden_size * (wide + element) + wide) / shares + tokens * hidden_size * element

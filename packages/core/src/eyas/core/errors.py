@@ -30,6 +30,8 @@ class DataError(EyasError):
 class CheckpointError(EyasError):
     """A checkpoint that is missing, incomplete or belongs to another model."""
 
+    exit_code = 2
+
 
 class WorkerError(EyasError):
     """A worker process that failed; the message names its rank and carries its own first line."""

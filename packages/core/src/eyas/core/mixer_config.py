@@ -28,6 +28,12 @@ class MixerConfig:
     carries_documents: ClassVar[bool] = False
     """Whether packed documents are kept apart; a mixer that says no refuses them."""
 
+    @classmethod
+    def sizes_for(cls, hidden_size: int) -> dict[str, int]:
+        """Usual sizes at this width, for options that a configuration leaves open (null or `???`): with them a mixer
+        can take any other's place in any model by its name alone."""
+        return {}
+
     def weights(self, hidden_size: int) -> dict[str, Weight]:
         """The mixer's weights by attribute name."""
         raise NotImplementedError
@@ -41,9 +47,11 @@ class MixerConfig:
         """Forward FLOPs per token, a multiply-add counted as two; training takes three times as many."""
         return 2.0 * sum(w.numel for w in self.weights(hidden_size).values() if len(w.shape) == 2)
 
-    def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
-        """Bytes that one rank keeps for the backward pass over `tokens` tokens, beyond the mixer's own input, with
-        elements of `element` bytes."""
+    def activation_bytes(
+        self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+    ) -> float:
+        """Bytes that one of `tensor` ranks keeps for the backward pass of `microbatch` sequences, beyond the mixer's
+        own input, with elements of `element` bytes; one document a sequence, on a CPU."""
         raise NotImplementedError
 
     def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:

@@ -11,7 +11,7 @@ from eyas.core.mixer_config import MixerConfig, configured
 from eyas.core.mup import mup_law
 from eyas.core.pattern import Pattern, parse_pattern
 from eyas.core.registry import mixer
-from eyas.core.schema import load
+from eyas.core.schema import REQUIRED, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,10 @@ def load_model(data: Mapping[str, Any], path: str = "model") -> ModelSpec:
 
 def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     """Loads the layers' options, parses the pattern and derives the multipliers."""
-    layers = {name: load_layer(options, f"{path}.layers.{name}") for name, options in config.layers.items()}
+    layers = {
+        name: load_layer(options, f"{path}.layers.{name}", config.hidden_size)
+        for name, options in config.layers.items()
+    }
     symbols = {name: mixer(layer.kind).symbol for name, layer in layers.items()}
     pattern = parse_pattern(config.pattern, symbols, config.repeat)
     embedding, head = 1.0, 1.0
@@ -94,12 +97,17 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     )
 
 
-def load_layer(options: Mapping[str, Any] | None, path: str) -> MixerConfig:
-    """Reads one layer's options; `kind` selects the mixer whose Config they fill."""
+def load_layer(options: Mapping[str, Any] | None, path: str, hidden_size: int | None = None) -> MixerConfig:
+    """Reads one layer's options; `kind` selects the mixer whose Config they fill. With `hidden_size` the mixer's usual
+    sizes at this width fill what is left open."""
     if not isinstance(options, Mapping) or not isinstance(options.get("kind"), str):
         raise ConfigError(f"{path}.kind is missing; name a registered mixer, such as kind: attention")
     try:
         registered = mixer(options["kind"])
     except ConfigError as error:
         raise ConfigError(f"{path}.kind: {error}") from error
-    return load(registered.mixer.Config, {k: v for k, v in options.items() if k != "kind"}, path)
+    Config = registered.mixer.Config
+    sizes = {} if hidden_size is None else Config.sizes_for(hidden_size)
+    given = {name: value for name, value in options.items() if name != "kind"}
+    still_open = {name for name in sizes if given.get(name) in (None, REQUIRED)}
+    return load(Config, given | {name: sizes[name] for name in still_open}, path)

@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eyas.experiments.run_logger import RunLogger
+
 LINES = 20
 """Lines that a run prints where the output is no terminal."""
 
@@ -70,6 +72,16 @@ def describe(metrics: dict[str, float]) -> str:
         f"loss {metrics['train/loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s  "
         f"{metrics['memory_gib']:.1f} GiB"
     )
+
+
+class ResumesLog(Callback):
+    """Drops the rows that a resumed run is about to write again."""
+
+    def __init__(self, log: RunLogger) -> None:
+        self.log_ = log
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.log_.resume_at(trainer.global_step)
 
 
 class Checkpoints(Callback):

@@ -15,7 +15,7 @@ from eyas.core.accounting import parameters, state_bytes, training_flops
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.registry import mixers
 from eyas.core.schema import defaults, dump
-from eyas.experiments.compose import conf_folder, register_schemas
+from eyas.experiments.compose import conf_folder, mixer_options, register_schemas
 from eyas.experiments.corpus import DataConfig
 
 SEQUENCE = 4096
@@ -30,7 +30,7 @@ def print_layers(*, as_json: bool) -> None:
             "symbol": entry.symbol,
             "package": entry.package,
             "summary": entry.summary,
-            "options": defaults(entry.mixer.Config),
+            "options": mixer_options(entry.mixer.Config),
         }
         for entry in mixers().values()
     ]
@@ -51,9 +51,13 @@ def print_models(*, as_json: bool) -> None:
         return
     table = Table(title=f"Models (training FLOPs and state at {SEQUENCE} tokens)", title_justify="left")
     for heading, justify in (
-        ("model", "left"), ("pattern", "left"), ("parameters", "right"), ("GFLOP / token", "right"), ("state MiB", "right"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        ("model", "left"),
+        ("pattern", "left"),
+        ("parameters", "right"),
+        ("GFLOP / token", "right"),
+        ("state MiB", "right"),
+    ):
+        table.add_column(heading, justify=justify, no_wrap=heading == "model")  # type: ignore[arg-type]
     for row in rows:
         table.add_row(
             row["name"],

@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from eyas.core.errors import EyasError
+from eyas.core.errors import ConfigError, EyasError
 
 TRAIN_HELP = """\
 Options are Hydra overrides; those most used:
@@ -17,7 +18,7 @@ Options are Hydra overrides; those most used:
   layer@model.layers.ssm=attention   another mixer in the place of `ssm` (eyas layers lists them)
   layout.tensor=2 layout.pipeline=2  a parallel layout
   data.files='texts/**/*.txt'        your own text
-  trainer.max_steps=100              anything that --cfg job shows
+  trainer.max_steps=500              anything that --cfg job shows
   -m seed=1,2,3 layout.tensor=1,2    a multirun over all combinations
   --cfg job                          print what would run
 """
@@ -27,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 2 for input that cannot be honoured, 1 for a run that failed."""
     parser = build_parser()
     known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
-    if rest and known.command != "train":
-        parser.error(f"eyas {known.command} does not know {rest[0]!r}; see eyas {known.command} --help")
+    unknown = [argument for argument in rest if known.command != "train" or argument.startswith("-")]
+    if unknown:
+        parser.error(f"eyas {known.command} does not know {unknown[0]!r}; see eyas {known.command} --help")
     try:
         return COMMANDS[known.command](known, rest)
     except EyasError as error:
@@ -39,11 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = "" if "--help" in message else f"; see {self.prog} --help"
+        self.exit(2, f"eyas: {message}{hint}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
-        prog="eyas", description="Compose, train and compare hybrid language models.", allow_abbrev=False
-    )
+    parser = Parser(prog="eyas", description="Compose, train and compare hybrid language models.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name: str, help: str, **options: object) -> argparse.ArgumentParser:
@@ -54,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
         usage="eyas train [--dry-run] [-m] [--cfg job] [option=value ...]",
     )  # fmt: skip
     train.add_argument("--dry-run", action="store_true", help="show what would run and what it would cost")
+    train.add_argument("-m", "--multirun", action="store_true", help="run every combination of option=a,b,c")
+    train.add_argument("-c", "--cfg", choices=("job", "hydra", "all"), help="print the configuration, and run nothing")
+    train.add_argument("--resolve", action="store_true", help="with --cfg: fill in values that refer to others")
     resume = command("resume", "go on from a run's latest checkpoint")
     resume.add_argument("run", type=Path, help="run folder")
     resume.add_argument("overrides", nargs="*", help="changes of layout, trainer or sample, such as layout.tensor=2")
@@ -76,9 +87,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_train(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.compose_errors import check_overrides
     from eyas.experiments.train import train
 
-    return train(rest, dry_run=known.dry_run)
+    if known.cfg and (known.multirun or known.dry_run):
+        raise ConfigError(f"--cfg runs nothing; leave out {'--multirun' if known.multirun else '--dry-run'}")
+    check_overrides(rest)
+    flags = ["--multirun"] * known.multirun + ["--cfg", known.cfg] * bool(known.cfg) + ["--resolve"] * known.resolve
+    return train([*flags, *rest], dry_run=known.dry_run)
 
 
 def run_resume(known: argparse.Namespace, rest: list[str]) -> int:

@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
@@ -15,12 +17,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
-from eyas.core.schema import defaults
+from eyas.core.schema import REQUIRED, defaults
 from eyas.experiments.corpus import DataConfig
-from eyas.experiments.run_config import SampleConfig, TaskConfig, TrainerConfig
+from eyas.experiments.run_config import RunConfig, SampleConfig, TaskConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -56,21 +60,33 @@ def compose(arguments: Sequence[str], run: Callable[[Job], None]) -> None:
     Hydra's and OmegaConf's own errors come through; see `compose_errors`.
     """
     register_schemas()
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    unresolved: list[Exception] = []
 
     def job(composed: DictConfig) -> None:
         settings = HydraConfig.get()
-        config = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(config, dict)
         number = settings.job.num if settings.mode is RunMode.MULTIRUN else None
-        folder = Path(settings.sweep.dir, settings.sweep.subdir) if number is not None else Path(settings.run.dir)
-        run(Job({str(key): value for key, value in config.items()}, list(settings.overrides.task), folder, number))
+        try:
+            plain = OmegaConf.to_container(composed, resolve=True)
+            assert isinstance(plain, dict)
+            config = {str(key): value for key, value in plain.items()}
+            parts = config.get("runs", RunConfig.runs), config.get("name", RunConfig.name), now, number
+            folder = Path(*(str(part) for part in parts if part is not None))
+            run(Job(config, list(settings.overrides.task), folder, number))
+        except OmegaConfBaseException as error:  # not raised here: Hydra would say a line of its own
+            unresolved.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    command, sys.argv = sys.argv, ["eyas train", *arguments, *search_path(arguments)]
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(job)()
-    finally:
-        sys.argv = command
+    command = sys.argv
+    with TemporaryDirectory(prefix="eyas-") as aside:  # Hydra makes folders before a configuration is checked
+        folders = [f"hydra.run.dir='{aside}'", f"hydra.sweep.dir='{aside}'"]
+        sys.argv = ["eyas train", *arguments, *search_path(arguments), *folders]
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(job)()
+        finally:
+            sys.argv = command
+    if unresolved:
+        raise unresolved[0]
 
 
 def register_schemas() -> None:
@@ -81,8 +97,14 @@ def register_schemas() -> None:
         store.store(group="schema", name=group, node=defaults(schema), provider="eyas")
     store.store(group="schema", name="model", node={**defaults(ModelConfig), "layers": {}}, provider="eyas")
     for kind, entry in mixers().items():
-        node = {"kind": kind, **defaults(entry.mixer.Config)}
+        node = {"kind": kind, **mixer_options(entry.mixer.Config)}
         store.store(group="layer", name=kind, node=node, provider=entry.package)
+
+
+def mixer_options(config: type[MixerConfig]) -> dict[str, Any]:
+    """A mixer's options with their defaults; null for sizes that the model's width decides where nothing else does."""
+    options = defaults(config)
+    return options | {name: None for name in config.sizes_for(1) if options[name] == REQUIRED}
 
 
 def conf_folder() -> Path:

@@ -3,48 +3,84 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eyas.core.errors import ConfigError
 from eyas.core.nearest import unknown_name
-from eyas.experiments.compose import conf_folder, register_schemas
+from eyas.experiments.compose import SCHEMAS, conf_folder, register_schemas
 
 UPSTREAM = (HydraException, OmegaConfBaseException)
 """What composing may raise besides our own errors."""
+GROUPS = ("model", "layer", "experiment", *SCHEMAS)
+"""Groups whose choice is an override such as model=falcon_h1_tiny."""
 
 
-def explain(error: Exception) -> ConfigError:
-    """A ConfigError that says in one line what was wrong, where, and what to do."""
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for what Hydra would answer with a traceback."""
+    for override in overrides:
+        if re.match(r"\+*hydra\.(run|sweep)\.", override):
+            raise ConfigError(
+                f"{override!r}: run folders are named by runs and name, such as runs=/data/runs name=first"
+            )
+        name, equals, value = override.partition("=")
+        group = name.lstrip("+~").partition("@")[0]
+        if equals and not name.strip():
+            raise ConfigError(f"{override!r} names no option before the equals sign; write option=value")
+        if equals and group in GROUPS and re.fullmatch(r"null|true|false|[\d.]*", value):
+            raise ConfigError(f"{override!r} names no {group}; write {name}= and a name out of conf/{group}")
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
+    """One line that says what was wrong, where, and what to do; `overrides` are all that the command line gave."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return ConfigError(f"{group}={name}: {unknown_name(f'{group} option', name, error.options)}")
+        what = "mixer or preset" if group == "layer" else f"{group} option"
+        asked = (o for o in overrides if o.lstrip("+").startswith(group) and o.endswith(f"={name}"))
+        return ConfigError(f"{next(asked, f'{group}={name}')}: {unknown_name(what, name, error.options)}")
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"{error.override!r} cannot be read; write option=value, and quote text with signs: option='\"a,b\"'"
+        )
     text = " ".join(str(error).split())
     if match := re.match(r"Could not override '([^']+)'", text):
-        return unknown_key(match[1])
+        return unknown_key(match[1], overrides)
+    if match := re.match(r"Override \S+ looks like a config group override, but config group '([^']+)'", text):
+        return ConfigError(f"{match[1]}: {unknown_name('group', match[1], GROUPS)}")
+    if match := re.match(r"Multiple values for (\S+)\. ", text):
+        return ConfigError(f"{match[1]} is chosen already; leave the + away to change it")
     if match := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return ConfigError(f"{match[1]} exists already; leave the + away to change it")
     if match := re.search(r"Interpolation key '([^']+)' not found", text):
-        return ConfigError(f"${{{match[1]}}} names no option; check the spelling in the configuration file")
+        return ConfigError(f"${{{match[1]}}} names no option; check its spelling")
     text = re.sub(r" ?(See https?://\S+.*|full_key: .*|object_type=.*)$", "", text)
     return ConfigError(text)
 
 
-def unknown_key(path: str) -> ConfigError:
-    """The answer to an override of an option that does not exist: the nearest ones at the same place."""
-    parent, _, name = path.rpartition(".")
-    node = OmegaConf.select(default_config(), parent) if parent else default_config()
+def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:
+    """The answer to an override of what does not exist: the nearest names at the same place."""
+    _, at, place = path.rpartition("@")
+    parent, _, name = place.rpartition(".")
+    composed = chosen(overrides)
+    node = OmegaConf.select(composed, parent) if parent else composed
     if not isinstance(node, DictConfig):
-        return ConfigError(f"{path}: there is no option {parent or path!r}; see eyas train --cfg job for those that exist")
+        return ConfigError(f"{path}: there is no option {parent!r}; see eyas train --cfg job for those that exist")
+    if at:
+        return ConfigError(f"{path}: {unknown_name('layer', name, map(str, node))}; or add a new one with +{path}=...")
     return ConfigError(f"{path}: {unknown_name('option', name, map(str, node))}")
 
 
-def default_config() -> DictConfig:
-    """What composes without any override."""
+def chosen(overrides: Sequence[str]) -> DictConfig:
+    """What composes from the choices of groups among the overrides, without any other."""
     from hydra import compose, initialize_config_dir
 
     register_schemas()
+    groups = [override for override in overrides if override.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose("train")
+        try:
+            return compose("train", groups)
+        except UPSTREAM:
+            return compose("train")

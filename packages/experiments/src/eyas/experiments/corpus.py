@@ -45,6 +45,8 @@ class DataConfig:
     """Folder for prepared data; null for $EYAS_CACHE, or ~/.cache/eyas without it."""
 
     def __post_init__(self) -> None:
+        if self.files == "":
+            raise ConfigError("data.files is empty; give a glob such as data.files='texts/**/*.txt', or data=stdlib")
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(
                 f"data.validation_fraction={self.validation_fraction} is no share of the documents; "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
-from eyas.core.accounting import block_costs, parameters, state_bytes, training_flops, vocabulary_rows
+from eyas.core.accounting import block_costs, loss_bytes, parameters, state_bytes, training_flops, vocabulary_rows
 from eyas.core.model import ModelSpec
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.layout import Layout
@@ -19,10 +21,11 @@ FOLDED = 16
 def print_dry_run(run: RunConfig) -> None:
     """Prints a row for each block and a row for each rank."""
     spec, layout, length = run.spec, run.layout, run.data.sequence_length
+    state = state_bytes(spec, length, ELEMENT[run.trainer.precision])
     console = Console(highlight=False)
     console.print(
         f"{spec.name}: {parameters(spec):,} parameters, {training_flops(spec, length) / 1e9:,.3f} GFLOP per training "
-        f"token at {length} tokens, {state_bytes(spec, length):,} bytes of decoding state per sequence (2-byte elements)",
+        f"token at {length} tokens, {state:,} bytes of decoding state per sequence",
         soft_wrap=True,
     )
     console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
@@ -70,18 +73,20 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     table = Table(title=f"Ranks ({layout.tensor * layout.data} of each kind)", title_justify="left")
     for heading in ("stage", "blocks", "parameters", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")
-    costs = block_costs(
-        spec,
-        sequence_length=run.data.sequence_length,
-        microbatch=run.trainer.microbatch,
-        tensor=layout.tensor,
-        element=element,
-    )
+    sizes: dict[str, Any] = {
+        "sequence_length": run.data.sequence_length,
+        "microbatch": run.trainer.microbatch,
+        "tensor": layout.tensor,
+        "sequence": layout.sequence,
+        "element": element,
+    }
+    costs = block_costs(spec, **sizes)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     for stage, blocks in enumerate(stages):
         weights = stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in blocks)
         in_flight = min(layout.pipeline - stage, microbatches)
-        kept = in_flight * sum(costs[index].activation_bytes for index in blocks)
+        behind = loss_bytes(spec, **sizes) if stage == layout.pipeline - 1 else 0.0
+        kept = in_flight * (behind + sum(costs[index].activation_bytes for index in blocks))
         table.add_row(
             str(stage),
             f"{blocks.start}-{blocks.stop - 1}",

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from eyas.core.errors import CheckpointError, ConfigError
 from eyas.experiments import run_folder
-from eyas.experiments.prepare import prepare
 from eyas.experiments.tokenizer import load_tokenizer
 from eyas.layers.model import HybridLM
 
@@ -28,10 +27,9 @@ def generate(
         raise ConfigError(
             f"tokens={tokens} and top_k={top_k} must be at least 1, and temperature={temperature} not negative"
         )
-    run = run_folder.open_run(folder)
-    tokenizer = load_tokenizer(prepare(run.data).tokenizer)
-    ids = tokenizer.encode(prompt).ids
     model = load_model(folder)
+    tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
+    ids = tokenizer.encode(prompt).ids
     random = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         states = model.initial_state(1)

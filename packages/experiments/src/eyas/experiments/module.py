@@ -101,7 +101,7 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.validation_loss = self._validation[0] / self._validation[1]
         self.validated_at = self.global_step
-        self.log("validation/loss", self.validation_loss, sync_dist=True)
+        self.log("validation/loss", self.validation_loss)
 
     def validate_with(self, batches: Iterable[Batch]) -> float:
         """The validation loss now."""

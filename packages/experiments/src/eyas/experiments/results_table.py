@@ -15,20 +15,25 @@ from eyas.experiments.results import Results, Row, deviation
 
 MOST_OPTIONS = 8
 MOST_METRICS = 8
+MOST_METRICS_SHOWN = 5
 SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k"))
 
 
 def show(results: Results, console: Console) -> None:
-    """Prints a table."""
-    header, *body = _grid(results)
+    """Prints a table that fits a terminal, and what there is to say of runs without results below it."""
+    header, *body = _grid(results, MOST_METRICS_SHOWN)
+    noted = header[-1] == "note"
     table = Table(title=Text(str(results.directory)), title_justify="left")
-    for name in header:
-        table.add_column(Text(name))
+    for name in header[:-1] if noted else header:
+        table.add_column(Text(name), overflow="fold")
     for line in body:
-        table.add_row(*(Text(cell, style="red" if cell.startswith("FAILED") else "") for cell in line))
+        table.add_row(*(Text(cell) for cell in (line[:-1] if noted else line)))
     console.print(table)
-    for note in _left_out(results):
-        console.print(Text(note, style="dim"))
+    for line in body:
+        if noted and line[-1]:
+            console.print(Text(f"{line[0]}: {line[-1]}", style="red"), soft_wrap=True)
+    for note in _left_out(results, MOST_METRICS_SHOWN):
+        console.print(Text(note, style="dim"), soft_wrap=True)
 
 
 def markdown(results: Results) -> str:
@@ -54,10 +59,10 @@ def comma_separated(results: Results) -> str:
     return text.getvalue()
 
 
-def _grid(results: Results) -> list[list[str]]:
+def _grid(results: Results, most_metrics: int = MOST_METRICS) -> list[list[str]]:
     """The header and the rows, with columns only for what there is."""
     noted = any(row.remark for row in results.rows)
-    metrics = results.metrics[:MOST_METRICS]
+    metrics = results.metrics[:most_metrics]
     grid = [["runs", *results.options[:MOST_OPTIONS], *metrics] + ["note"] * noted]
     for row in results.rows:
         runs = _folders(results, row) if len(row.runs) == 1 else f"{len(row.runs)} runs"
@@ -66,8 +71,8 @@ def _grid(results: Results) -> list[list[str]]:
     return grid
 
 
-def _left_out(results: Results) -> list[str]:
-    more = {"options": results.options[MOST_OPTIONS:], "metrics": results.metrics[MOST_METRICS:]}
+def _left_out(results: Results, most_metrics: int = MOST_METRICS) -> list[str]:
+    more = {"options": results.options[MOST_OPTIONS:], "metrics": results.metrics[most_metrics:]}
     return [f"More {what}, in --csv: {', '.join(names)}" for what, names in more.items() if names]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,14 @@ from typing import Any
 import yaml
 
 from eyas.core.errors import ConfigError, DataError
+from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import CONFIG, METRICS, OVERRIDES, STATUS
 
 ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
+DATA = "data.json"
+TOKENIZER = "tokenizer.json"
 PACKAGES = (
     "eyas-core", "eyas-parallel", "eyas-layers", "eyas-experiments",
     "torch", "megatron-core", "lightning", "hydra-core", "mamba-ssm", "transformer-engine",
@@ -43,6 +47,17 @@ def claim(wanted: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> 
         write_status(folder, "running")
         return folder
     raise AssertionError
+
+
+def write_data(folder: Path, prepared: Prepared) -> None:
+    """Notes where the run's tokens are, and keeps its tokenizer."""
+    write_json(folder / DATA, {"directory": str(prepared.directory)})
+    shutil.copyfile(prepared.tokenizer, folder / TOKENIZER)
+
+
+def read_data(folder: Path) -> Prepared:
+    """The run's tokens."""
+    return load_prepared(Path(json.loads((folder / DATA).read_text())["directory"]))
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -18,30 +18,53 @@ from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.summary import print_summary
 from eyas.parallel.environment import joined
-from eyas.parallel.launch import launch
+from eyas.parallel.launch import follow, launch
 
 WORKER = "eyas.experiments.worker"
+JOINED = "--joined"
+"""Tells a worker that rank 0 hands out the run's folder to the others."""
 
 
 def train(arguments: Sequence[str], *, dry_run: bool) -> int:
     """Runs what Hydra's command line asks for; returns the exit code. In a multirun a failed job does not stop the
-    others."""
+    others. Inside a torchrun or SLURM job, rank 0 composes and the others follow it."""
+    job_here = joined()
+    if job_here is not None and job_here.rank > 0:
+        follow(WORKER, [JOINED])
+        return 0
     failures: list[EyasError] = []
 
     def run(job: Job) -> None:
         try:
+            if job.number is not None:
+                if job_here is not None:
+                    raise ConfigError(
+                        f"a multirun cannot share one {job_here.launcher} job; start each configuration by itself"
+                    )
+                print(f"job {job.number}: {' '.join(job.overrides)}", flush=True)
             train_one(job, dry_run=dry_run)
-        except EyasError as error:
-            if job.number is None:
-                raise
+        except EyasError as error:  # not raised here: Hydra would say a line of its own, and end the multirun
             failures.append(error)
-            print(f"job {job.number} ({' '.join(job.overrides)}): {error}", file=sys.stderr)
+            if job.number is not None:
+                note_failure(job, error, dry_run=dry_run)
 
     try:
         compose(arguments, run)
     except UPSTREAM as error:
         raise explain(error) from error
-    return max((failure.exit_code for failure in failures), default=0)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise type(failures[0])(f"{len(failures)} jobs failed; the first: {failures[0]}")
+    return 0
+
+
+def note_failure(job: Job, error: EyasError, *, dry_run: bool) -> None:
+    """Says which job of a multirun failed, and leaves a run folder that says so too."""
+    print(f"eyas: job {job.number} ({' '.join(job.overrides)}): {error}", file=sys.stderr)
+    if not dry_run and not job.folder.exists():
+        folder = run_folder.claim(job.folder, job.config, job.overrides)
+        run_folder.write_status(folder, "failed", str(error).partition("\n")[0])
 
 
 def train_one(job: Job, *, dry_run: bool) -> None:
@@ -51,26 +74,31 @@ def train_one(job: Job, *, dry_run: bool) -> None:
         print_dry_run(run)
         return
     check_machine(run)
-    if job.number is not None:
-        print(f"job {job.number}: {' '.join(job.overrides)}")
-    prepare(run.data)
+    prepared = prepare(run.data)
     folder = run_folder.claim(job.folder, job.config, job.overrides)
+    run_folder.write_data(folder, prepared)
     start(folder, run, folder / run_folder.CONFIG)
 
 
 def resume(folder: Path, overrides: Sequence[str]) -> int:
     """Goes on from a run's latest checkpoint, on the layout it had or on another one; returns the exit code."""
+    job_here = joined()
+    if job_here is not None and job_here.rank > 0:
+        follow(WORKER, [JOINED])
+        return 0
     data = run_folder.read_config(folder / run_folder.CONFIG)
     for override in overrides:
         apply(data, override)
     run = load_run(data)
-    check_machine(run)
     if not any((folder / run_folder.CHECKPOINTS).glob("step-*[0-9]")):
         raise CheckpointError(f"{folder} has no complete checkpoint to go on from; start the run again with eyas train")
+    check_machine(run)
+    run_folder.write_data(folder, prepare(run.data))
     number = 1
     while (config := folder / f"resume-{number}.yaml").exists():
         number += 1
     config.write_text(yaml.safe_dump(data, sort_keys=False))
+    run_folder.write_status(folder, "running")
     start(folder, run, config, "--resume")
     return 0
 
@@ -105,8 +133,10 @@ def check_machine(run: RunConfig) -> None:
 
 def start(folder: Path, run: RunConfig, config: Path, *flags: str) -> None:
     """Runs the workers to their end and prints what came of it."""
+    if joined() is not None:
+        flags = (*flags, JOINED)
     try:
-        launch(folder, WORKER, [str(folder), "--config", str(config), *flags], run.layout.processes)
+        launch(folder, WORKER, ["--run", str(folder), "--config", str(config), *flags], run.layout.processes)
     except EyasError as error:
         run_folder.write_status(folder, "failed", str(error).partition("\n")[0])
         raise type(error)(f"{error} (run folder: {folder})") from error

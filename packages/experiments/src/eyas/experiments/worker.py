@@ -1,4 +1,4 @@
-"""One process of a run: `python -m eyas.experiments.worker RUN --config FILE [--resume]`. Knows nothing of Hydra."""
+"""One process of a run: `python -m eyas.experiments.worker --run FOLDER --config FILE [--resume]`. Knows nothing of Hydra."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -16,9 +17,9 @@ from eyas.core.accounting import parameters, training_flops
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share, training_batches, validation_batches
-from eyas.experiments.callbacks import Checkpoints, ProgressLine
+from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.module import TrainingModule
-from eyas.experiments.prepare import Prepared, prepare
+from eyas.experiments.prepared import Prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
 from eyas.parallel import checkpoint, groups, quiet
@@ -30,13 +31,24 @@ from eyas.parallel.strategy import MegatronStrategy
 def main() -> None:
     """Trains one rank's share of a run."""
     parser = argparse.ArgumentParser(prog=__name__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--config", type=Path)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--joined", action="store_true", help="rank 0 tells the others where the run is")
     arguments = parser.parse_args()
     quiet.install()
+    if arguments.joined:
+        arguments = same_everywhere(arguments)
     with report_errors(arguments.run):
         train(arguments.run, load_run(run_folder.read_config(arguments.config)), resume=arguments.resume)
+
+
+def same_everywhere(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Rank 0's arguments, on every rank of a job that torchrun or SLURM started."""
+    groups.start_world()
+    box = [arguments]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
 
 
 def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
@@ -51,17 +63,22 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     share = Share(
         run.trainer.global_batch, parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     )
-    prepared = prepare(run.data)
+    prepared = run_folder.read_data(folder)
     steps = run.trainer.max_steps
     validation = validation_batches(run.data, prepared, share)
     module = TrainingModule(run)
+    log = RunLogger(folder)
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices="auto" if torch.cuda.is_available() else run.layout.processes,
         strategy=MegatronStrategy(run.layout),
         max_steps=steps,
-        logger=[RunLogger(folder), TensorBoardLogger(folder, name="tensorboard", version="")],
-        callbacks=[ProgressLine(), Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints)],
+        logger=[log, TensorBoardLogger(folder, name="tensorboard", version="")],
+        callbacks=[
+            ProgressLine(),
+            ResumesLog(log),
+            Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints),
+        ],
         log_every_n_steps=1,
         val_check_interval=run.trainer.validation_interval or steps,
         check_val_every_n_epoch=None,

@@ -17,8 +17,8 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import Axis, Weight, column, replicated, row
-from eyas.layers.linear import linear
 from eyas.layers.initial import ones, zeros
+from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
 from eyas.layers.rotary import rotate
 
@@ -69,6 +69,10 @@ class Attention(Mixer):
             if self.window is not None and self.window < 1:
                 raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
 
+        @classmethod
+        def sizes_for(cls, hidden_size: int) -> dict[str, int]:
+            return {"num_heads": max(1, hidden_size // 64), "head_dim": 64}
+
         @property
         def kv_heads(self) -> int:
             return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
@@ -103,10 +107,18 @@ class Attention(Mixer):
             kept = sequence_length if self.window is None else min(self.window, sequence_length)
             return 2 * kept * self.kv_heads * self.head_dim * element
 
-        def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
+        def activation_bytes(
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+        ) -> float:
+            """Queries, keys, values, output and the softmax's normaliser; the norm's input, result and statistics; the
+            mask. The rotary table is not counted: all layers share one."""
+            wide = max(element, 4)
             heads, kv_heads = self.num_heads / tensor, max(1.0, self.kv_heads / tensor)
-            kept = self.head_dim * (2 * heads + 2 * kv_heads) * element + heads * max(element, 4)
-            return tokens * kept
+            per_token = 2 * (heads + kv_heads) * self.head_dim * element + heads * wide
+            if self.qk_norm:
+                per_token += (heads + kv_heads) * (self.head_dim * (wide + element) + wide)
+            masked = self.window is not None and self.window < sequence_length
+            return sequence_length * (microbatch * per_token + masked * sequence_length * element)
 
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(

@@ -23,8 +23,10 @@ from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, on
 from eyas.layers.linear import linear
 from eyas.layers.norm import gated_group_norm
 from eyas.layers.ssd import ssd, ssd_step
+from eyas.layers.ssd_chunked import best_chunk
 
 State = tuple[dict[str, Tensor], Tensor]
+UNLIMITED = (0.0, math.inf)
 
 
 @register("mamba2", symbol="M")
@@ -52,7 +54,7 @@ class Mamba2(Mixer):
         norm_epsilon: float = 1e-5
         projection_bias: bool = False
         output_bias: bool = False
-        time_step_limit: tuple[float, float] = (0.0, math.inf)
+        time_step_limit: tuple[float, float] = UNLIMITED
         """Bounds of dt after the softplus."""
         time_step_min: float = 1e-3
         """Initial values of dt are log-uniform between time_step_min and time_step_max, at least time_step_floor."""
@@ -77,6 +79,10 @@ class Mamba2(Mixer):
                 raise ConfigError(
                     f"time_step_min={self.time_step_min} must be above 0 and at most time_step_max={self.time_step_max}"
                 )
+
+        @classmethod
+        def sizes_for(cls, hidden_size: int) -> dict[str, int]:
+            return {"num_heads": max(1, 2 * hidden_size // 64), "head_dim": 64, "state_size": 128}
 
         @property
         def inner_size(self) -> int:
@@ -119,15 +125,27 @@ class Mamba2(Mixer):
             projections = 2.0 * hidden_size * (2 * inner + 2 * self.num_groups * self.state_size + self.num_heads)
             return projections + 7.0 * inner * self.state_size + 2.0 * inner * hidden_size
 
-        def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
-            inner = self.inner_size / tensor
-            states = 2 * max(1.0, self.num_groups / tensor) * self.state_size
-            per_token = 2 * (inner + states) + 3 * inner + (2 if self.gated_norm else 0) * inner
-            return tokens * per_token * element
+        def activation_bytes(
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+        ) -> float:
+            """With the chunked scan. Per token: the convolution's input, the scan's operands and result, what the gate,
+            the norm and the projection behind them read. Per sequence: the convolution's history, the scan's states."""
+            wide = max(element, 4)
+            inner, heads = self.inner_size / tensor, self.num_heads / tensor
+            groups = max(1.0, self.num_groups / tensor)
+            channels = inner + 2 * groups * self.state_size
+            time_steps = 2 if self.time_step_limit == UNLIMITED else 3
+            per_token = 2 * channels * element + time_steps * heads * wide + inner * wide
+            per_token += inner * (5 * wide + element) + groups * wide if self.gated_norm else 4 * inner * element
+            chunks = math.ceil(sequence_length / (self.chunk_size or best_chunk(self.state_size)))
+            history = (self.conv_kernel - 1) * channels * element
+            states = (chunks + 1) * inner * self.state_size * wide
+            return microbatch * (sequence_length * per_token + history + states)
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
+            """The convolution's history, and the scan's state in at least float32."""
             history = (self.conv_kernel - 1) * self.conv_channels
-            return (history + self.inner_size * self.state_size) * element
+            return history * element + self.inner_size * self.state_size * max(element, 4)
 
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(
@@ -182,7 +200,7 @@ class Mamba2(Mixer):
         """Positive step sizes, in at least float32."""
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
         low, high = self.config.time_step_limit
-        return dt if (low, high) == (0.0, math.inf) else dt.clamp(low, high)
+        return dt if (low, high) == UNLIMITED else dt.clamp(low, high)
 
     def decay(self) -> Tensor:
         """A, one negative number per head."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -48,6 +49,10 @@ class MLP(Mixer):
         def __post_init__(self) -> None:
             at_least_one(self, "intermediate_size")
 
+        @classmethod
+        def sizes_for(cls, hidden_size: int) -> dict[str, int]:
+            return {"intermediate_size": 64 * math.ceil(8 * hidden_size / 3 / 64)}
+
         def weights(self, hidden_size: int) -> dict[str, Weight]:
             neurons = Axis("intermediate_size", self.intermediate_size)
             names = ("gate", "up") if self.gated else ("up",)
@@ -62,9 +67,13 @@ class MLP(Mixer):
         def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
             return (6.0 if self.gated else 4.0) * hidden_size * self.intermediate_size
 
-        def activation_bytes(self, hidden_size: int, tokens: int, element: int = 4, tensor: int = 1) -> float:
-            saved = 4 if self.gated else (3 if self.activation == "squared_relu" else 2)
-            return tokens * saved * self.intermediate_size / tensor * element
+        def activation_bytes(
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+        ) -> float:
+            """What enters the activation (for squared ReLU the ReLU's result) and the input of the last projection;
+            with a gate also both factors."""
+            kept = 4 if self.gated else 2
+            return sequence_length * microbatch * kept * self.intermediate_size / tensor * element
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             return 0

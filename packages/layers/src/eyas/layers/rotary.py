@@ -9,18 +9,20 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=32)
-def rotation(first: int, length: int, head_dim: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin of the angles of positions first .. first+length-1, each (S, 1, 1, P/2), float64."""
-    frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim)
-    position = torch.arange(first, first + length, dtype=torch.float64, device=device)
-    angle = position[:, None] * frequency
-    return angle.cos()[:, None, None], angle.sin()[:, None, None]
+def rotation(
+    first: int, length: int, head_dim: int, base: float, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of the angles of positions first .. first+length-1, each (S, 1, 1, P/2); one table for all layers."""
+    with torch.inference_mode(False):  # a table that was made while generating must serve training too
+        frequency = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim)
+        position = torch.arange(first, first + length, dtype=torch.float64, device=device)
+        angle = (position[:, None] * frequency)[:, None, None]
+        return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 def rotate(x_SBHP: Tensor, base: float, first: int = 0) -> Tensor:
     """Rotates queries or keys (S, B, H, P) by their positions, which start at `first`."""
-    cos, sin = rotation(first, x_SBHP.shape[0], x_SBHP.shape[-1], base, x_SBHP.device)
     wide = torch.promote_types(x_SBHP.dtype, torch.float32)
-    cos, sin = cos.to(wide), sin.to(wide)
+    cos, sin = rotation(first, x_SBHP.shape[0], x_SBHP.shape[-1], base, wide, x_SBHP.device)
     low, high = x_SBHP.to(wide).chunk(2, dim=-1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_SBHP.dtype)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyas.layers.ssd_decay import Decay, Segments, sum_from
+from eyas.layers.ssd_decay import Decay, Segments, pin_first, sum_from
 from eyas.layers.ssd_span import Operands, Span
 
 SPAN_ELEMENTS = 1 << 18
@@ -82,7 +82,7 @@ class ChunkedScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         (S, B, H, P), (G, N), dtype = x_SBHP.shape, B_SBGN.shape[2:], initial_BHPN.dtype
         y = torch.empty_like(x_SBHP, memory_format=torch.contiguous_format)
-        decayed = y if y.dtype == dtype else torch.empty_like(y, dtype=dtype)
+        decayed = torch.empty_like(y, dtype=dtype)
         entered = x_SBHP.new_empty(-(-S // chunk), B, G, N, H // G * P, dtype=dtype)
         state = initial_BHPN.view(B, G, -1, N).transpose(-1, -2)
         for part in parts(S, chunk, B * H * P, G):
@@ -91,7 +91,7 @@ class ChunkedScan(torch.autograd.Function):
             state = run(operands, state, part.heads(y), part.heads(decayed), entered[part.chunks])
         final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format).view(B, H, P, N)
         ctx.save_for_backward(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, decayed, entered, final)
-        ctx.chunk, ctx.compiled, ctx.with_diagonal = chunk, compiled, decayed is y
+        ctx.chunk, ctx.compiled = chunk, compiled
         return y, final
 
     @staticmethod
@@ -106,8 +106,8 @@ class ChunkedScan(torch.autograd.Function):
             operands = part.operands(x, dt, A, B_, C_, D, starts, decayed.dtype)
             run = choose(backward_span, operands, ctx.compiled)
             dstate, leaving = run(
-                operands, part.heads(decayed), entered[part.chunks], part.heads(dy_SBHP), ctx.with_diagonal, dstate,
-                leaving, part.heads(dx), part.heads(ddt), part.tokens(dB), part.tokens(dC), dA, dD,
+                operands, part.heads(decayed), entered[part.chunks], part.heads(dy_SBHP), dstate, leaving,
+                part.heads(dx), part.heads(ddt), part.tokens(dB), part.tokens(dC), dA, dD,
             )  # fmt: skip
         dinitial = dstate.transpose(-1, -2).clone(memory_format=torch.contiguous_format).view(B, H, P, N)
         return dx, ddt, dA.view(H).to(A.dtype), dB, dC, dD.view(H).to(D.dtype), dinitial, None, None, None
@@ -174,10 +174,7 @@ def compiled_once(run: Callable[..., Any]) -> Callable[..., Any]:
 def forward_span(
     operands: Operands, state_BGNF: Tensor, y_ZLBGRP: Tensor, decayed_ZLBGRP: Tensor, entered_ZBGNF: Tensor
 ) -> Tensor:
-    """Scan a span: fills y, y before its diagonal is added, and the states that entered; returns the state after.
-
-    y and y before its diagonal may share memory; what is kept then is y.
-    """
+    """Scan a span: fills y, y before its diagonal is added, and the states that entered; returns the state after."""
     span = Span(operands)
     new_QNF = torch.bmm(span.B_write_QLN.mT, span.x_QLF, out=span.scratch("new", *entered_ZBGNF.flatten(0, 2).shape))
     state = span.pass_states(state_BGNF, new_QNF.view_as(entered_ZBGNF), entered_ZBGNF)
@@ -197,7 +194,6 @@ def backward_span(
     decayed_ZLBGRP: Tensor,
     entered_ZBGNF: Tensor,
     dy_ZLBGRP: Tensor,
-    with_diagonal: bool,
     dstate_BGNF: Tensor,
     leaving_BGR: Tensor,
     dx_ZLBGRP: Tensor,
@@ -209,15 +205,15 @@ def backward_span(
 ) -> tuple[Tensor, Tensor]:
     """Go back over a span: fills dx, ddt, dB, dC, adds to dA, dD; returns the entering state's gradient and `leaving`.
 
-    `with_diagonal` says that `decayed` is y itself. `leaving` is the product of a state and its gradient, summed for
-    each head: the gradient of the log of its scale.
+    `leaving` is the product of a state and its gradient, summed for each head: the gradient of the log of its scale.
+    The log decay's gradient needs y without its diagonal, which may be so much larger that the rest drowns in rounding.
     """
     # 1. Back through the states.
     span = Span(operands)
     entered_QNF = entered_ZBGNF.flatten(0, 2)
     dy_QLF = span.by_group("dy", dy_ZLBGRP, span.row_ZLBGR)
     dentered_QNF = torch.bmm(span.C_read_QLN.mT, dy_QLF, out=span.scratch("new", *entered_QNF.shape))
-    dnew_ZBGNF, dstate, leaving_ZBGR, entering_BGR = span.pass_back(
+    dnew_ZBGNF, dstate, leaving_ZBGR, entering_ZBGR = span.pass_back(
         dstate_BGNF, leaving_BGR, dentered_QNF.view_as(entered_ZBGNF), entered_ZBGNF
     )
     dnew_QNF = dnew_ZBGNF.flatten(0, 2)
@@ -236,10 +232,10 @@ def backward_span(
     dskip_ZLBGR = span.dot(span.x_ZLBGRP, dy_ZLBGRP)
     dscale_ZLBGR = span.dot(span.x_ZLBGRP, dxs_ZLBGRP)
     dlog_ZLBGR = span.dot(dy_ZLBGRP, decayed_ZLBGRP) - dscale_ZLBGR * span.scale_ZLBGR
-    if with_diagonal:
-        dlog_ZLBGR -= dskip_ZLBGR * span.skip_ZLBGR
     dlog_ZLBGR[:, -1] += leaving_ZBGR
     dlog_ZLBGR = sum_from(dlog_ZLBGR, span.segments)
+    if span.segments is None:
+        pin_first(dlog_ZLBGR, entering_ZBGR)
     ddt = dscale_ZLBGR * span.col_ZLBGR + span.diagonal_ZLBG1 * dskip_ZLBGR
     dxs_ZLBGRP *= span.scale_ZLBGR[..., None]
     if span.steep:
@@ -256,4 +252,4 @@ def backward_span(
     dscores_QLM.diagonal(dim1=1, dim2=2).copy_(diagonal_ZBGL.flatten(0, 2))
     dC_ZLBGN.copy_(span.by_token(dC_QLN.baddbmm_(dscores_QLM, span.B_QLN)))
     dB_ZLBGN.copy_(span.by_token(dB_QLN.baddbmm_(dscores_QLM.mT, span.C_QLN)))
-    return dstate, entering_BGR
+    return dstate, entering_ZBGR[0]

@@ -16,8 +16,8 @@ from torch import Tensor
 CUT = 40.0
 """A decay beyond exp(-CUT) is exactly zero: beneath every rounding, and denormals slow a CPU down a hundredfold."""
 
-SPREAD = 50.0
-"""Row and column factors lie within exp(+-SPREAD), far from float32's ends at exp(+-88)."""
+SPREAD = 40.0
+"""Row and column factors lie within exp(+-SPREAD); the product of two still keeps clear of float32's ends, exp(+-87)."""
 
 STEP = 4 * CUT
 """The log decay of one token is not followed further than this, so that sums stay finite."""
@@ -104,6 +104,18 @@ def sum_from(values_ZLBH: Tensor, segments: Segments | None) -> Tensor:
     if segments is None:
         return values_ZLBH.double().flip(1).cumsum(1).flip(1)
     return within(segments.same_ZBLM.double().triu(), values_ZLBH.double())
+
+
+def pin_first(sums_ZLBH: Tensor, first_ZBH: Tensor) -> None:
+    """Correct, in place, sums from each token to its chunk's end, given what the whole chunk's must be.
+
+    Rounding makes the sums a random walk, long against the true ones where decay is fast: what cancels in them is only
+    what lies within the chunk. Spreading its error at the first token over all tokens ties it down at both ends.
+    """
+    length = sums_ZLBH.shape[1]
+    share_L = torch.arange(length, 0, -1, dtype=sums_ZLBH.dtype, device=sums_ZLBH.device) / length
+    error = sums_ZLBH[:, 0] - first_ZBH
+    sums_ZLBH.sub_(error[:, None] * share_L.view(-1, *[1] * (sums_ZLBH.dim() - 2)))
 
 
 def sum_before(values_ZLBH: Tensor, segments: Segments | None) -> Tensor:

@@ -115,8 +115,8 @@ class Span:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Carry the state's gradient back. `dentered` comes in as what the entered states get from being read.
 
-        Returns the gradient of what each chunk adds, that of the state before the span, and `leaving` of each chunk and
-        of that state (see `backward_span`).
+        Returns the gradient of what each chunk adds, that of the state before the span, and `leaving` (see
+        `backward_span`) of the state that leaves each chunk and of the one that enters it.
         """
         enter, between, leave, carry = self._state_factors()
         dnew_ZBGNF = self.scratch("dnew", *dentered_ZBGNF.shape)
@@ -132,7 +132,7 @@ class Span:
         entering_ZBGR = products.sum(3).unflatten(-1, (self.R, self.P)).sum(-1)
         leaving_ZBGR = torch.cat([entering_ZBGR[1:], leaving_BGR[None]])
         before = torch.mul(dentered_ZBGNF[0], enter, out=self.scratch("state", *dstate_BGNF.shape))
-        return dnew_ZBGNF, before, leaving_ZBGR, entering_ZBGR[0]
+        return dnew_ZBGNF, before, leaving_ZBGR, entering_ZBGR
 
     def _state_factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """What scales a state before the first chunk, between chunks, after the last; and carry. (Z,) B, G, 1, F."""

@@ -85,7 +85,8 @@ class Steep:
 
         # The log decay: tile rows and columns, the state that is read, the tokens that are written, the state kept.
         tile_ZBhLM = ddecayed_ZBhLM * self.below_ZBhLM
-        tile_ZLBh = (tile_ZBhLM.sum(-1) - tile_ZBhLM.sum(-2)).permute(0, 3, 1, 2)
+        rows_ZBhL, columns_ZBhL = (tile_ZBhLM.sum(dim, dtype=torch.float64) for dim in (-1, -2))
+        tile_ZLBh = (rows_ZBhL - columns_ZBhL).permute(0, 3, 1, 2)
         read_ZLBh = torch.matmul(self._group(span.C_read_QLN), self._states(entered_ZBGNF)).permute(0, 3, 1, 2, 4)
         read_ZLBh = (read_ZLBh * self.of(dy_ZLBGRP)).sum(-1) * self.of(span.row_ZLBGR)
         written_ZLBh = self.of(dscale_ZLBGR * span.scale_ZLBGR)

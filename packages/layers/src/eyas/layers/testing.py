@@ -27,7 +27,7 @@ from eyas.parallel.stages import split
 TOLERANCE = 1e-9
 """Relative to the largest entry, in float64: what differs between layouts is the order of sums."""
 CLIPPED_TOLERANCE = 1e-5
-"""Where Megatron-Core forces float32: the gradient norm, and so clipped steps; the distributed optimizer's buffers."""
+"""Where Megatron-Core forces float32: the gradient norm, and with it the steps that it clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,6 @@ class Trial:
     """Share of the labels that have no loss."""
     documents: bool = False
     """Whether rows are packed from several documents."""
-    float32: bool = False
     seed: int = 0
     optimizer: OptimizerOptions = field(default_factory=lambda: OptimizerOptions(learning_rate=1e-2, clip_norm=0.0))
 
@@ -76,22 +75,21 @@ class Outcome:
 def assert_layout_changes_nothing(model: Mapping[str, Any], layout: Layout, **options: Any) -> None:
     """Trains `model` (plain data of the `model` group) for two steps under `layout` and in one process, on workers of
     this machine, and raises AssertionError naming the first quantity that differs. `options` are those of Trial."""
-    trial = Trial(model=model, float32=layout.distributed_optimizer, **options)
+    trial = Trial(model=model, **options)
     expected, actual = run(trial, Layout()), run(trial, layout)
     assert_equal_outcomes(actual, expected, trial, layout)
 
 
 def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layout: Layout) -> None:
     """Raises AssertionError for the first quantity that differs by more than the tolerance."""
-    exact = CLIPPED_TOLERANCE if trial.float32 else TOLERANCE
-    stepped = CLIPPED_TOLERANCE if trial.float32 or trial.optimizer.clip_norm else TOLERANCE
+    stepped = CLIPPED_TOLERANCE if trial.optimizer.clip_norm else TOLERANCE
     for step in range(trial.steps):
-        compare(f"loss of step {step}", actual.losses[step], expected.losses[step], exact if step == 0 else stepped, layout)
+        compare(f"loss of step {step}", actual.losses[step], expected.losses[step], TOLERANCE if step == 0 else stepped, layout)
         norms = actual.grad_norms[step], expected.grad_norms[step]
         compare(f"gradient norm of step {step}", *norms, CLIPPED_TOLERANCE, layout)
     assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
     for name, gradient in actual.gradients.items():
-        compare(f"gradient of {name}", gradient, expected.gradients[name], exact, layout)
+        compare(f"gradient of {name}", gradient, expected.gradients[name], TOLERANCE, layout)
     for name, weight in actual.weights.items():
         compare(f"{name} after {trial.steps} steps", weight, expected.weights[name], 10 * stepped, layout)
 
@@ -121,7 +119,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     from eyas.parallel.megatron import parallel_state
 
     groups.initialise(layout)
-    dtype = torch.float32 if trial.float32 else torch.float64
+    dtype = torch.float64
     spec, here = load_model(trial.model), stage_here()
     stage = Stage(
         split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)[here], here == 0, here == layout.pipeline - 1

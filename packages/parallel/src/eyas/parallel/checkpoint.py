@@ -9,11 +9,12 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from eyas.core.errors import CheckpointError
 from eyas.core.weights import Weight
 from eyas.parallel.layout import Layout
-from eyas.parallel.megatron import ShardedTensor, dist_checkpointing, parallel_state
+from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_checkpointing, parallel_state
 
 UNFINISHED = ".unfinished"
 """Suffix of a checkpoint folder that is still being written; what carries it is never loaded."""
@@ -77,8 +78,15 @@ def load(template: dict[str, Any], path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} holds no checkpoint; its metadata.json is missing")
     try:
         return dist_checkpointing.load(template, str(path))
-    except dist_checkpointing.core.CheckpointingException as error:
-        raise CheckpointError(f"{path} does not fit this model: {str(error).splitlines()[0]}") from error
+    except (CheckpointingException, CheckpointException) as error:
+        raise CheckpointError(f"{path} does not fit this model: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong, out of an upstream error; torch's CheckpointException collects those of all ranks."""
+    causes = [cause for cause, _ in getattr(error, "failures", {}).values()]
+    text = str(causes[0] if causes else error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def latest(folder: Path) -> Path | None:

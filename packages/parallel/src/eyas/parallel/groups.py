@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -53,8 +55,11 @@ def initialise(layout: Layout) -> None:
 
 def start_world() -> None:
     """Joins the job that RANK, WORLD_SIZE and MASTER_ADDR describe: over NCCL with GPUs, over gloo without."""
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
 def copies_group(copies: int) -> dist.ProcessGroup | None:

@@ -26,7 +26,7 @@ from eyas.parallel.rank_errors import LAUNCHED, Death, explain, report_errors
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-__all__ = ["launch", "report_errors"]
+__all__ = ["follow", "launch", "report_errors"]
 
 GRACE = 3
 """Seconds between asking the remaining ranks to end and killing them. They may wait for a dead one in a collective."""
@@ -137,13 +137,27 @@ def _signals_restored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def follow(module: str, arguments: Sequence[str]) -> None:
+    """Runs `python -m module arguments...` as this rank of the torchrun or SLURM job that this process is part of; rank 0
+    says what there is to do. Raises WorkerError where it fails."""
+    job = joined()
+    assert job is not None
+    code = _run_to_end([sys.executable, "-m", module, *arguments])
+    if code:
+        raise WorkerError(f"rank {job.rank} failed with exit code {code}; rank 0 or the lines above say why")
+
+
 def _run_as_rank(ranks: Path, rank: int, command: Sequence[str]) -> None:
     ranks.mkdir(parents=True, exist_ok=True)
+    code = _run_to_end(command)
+    if code:
+        raise WorkerError(explain(ranks, [Death(rank, code, 0)]))
+
+
+def _run_to_end(command: Sequence[str]) -> int:
     with subprocess.Popen(command) as worker:
         try:
-            code = worker.wait()
+            return worker.wait()
         except BaseException:
             worker.kill()
             raise
-    if code:
-        raise WorkerError(explain(ranks, [Death(rank, code, 0)]))

@@ -10,6 +10,7 @@ with quiet.importing():
     from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
     from megatron.core.dist_checkpointing import ShardedTensor
+    from megatron.core.dist_checkpointing.core import CheckpointingException
     from megatron.core.dist_checkpointing.mapping import ShardedObject
     from megatron.core.dist_checkpointing.strategies.fully_parallel import (
         FullyParallelLoadStrategyWrapper,
@@ -34,6 +35,7 @@ with quiet.importing():
     mends.install()
 
 __all__ = [
+    "CheckpointingException",
     "DistributedDataParallel",
     "DistributedDataParallelConfig",
     "FullyParallelLoadStrategyWrapper",

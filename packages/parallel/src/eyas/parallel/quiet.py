@@ -22,6 +22,8 @@ class Noise:
 
 
 WARNINGS = (
+    Noise(r"lightning\.pytorch", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", "Lightning's to rename"),
+    Noise(r"lightning\.pytorch", "It is recommended to use `self.log", "every rank logs the same value already"),
     Noise(r"megatron\.core", "Transformer Engine and Apex are not installed", "both are optional; eyas works without"),
     Noise(r"megatron\.core", "Apex is not installed", "optional, and its norm is not used"),
     Noise(r"megatron\.core\.inference", "The following imports from", "it concerns modules that eyas does not use"),

@@ -1,0 +1,139 @@
+"""Everything that can be done with this repository: `nox -l` lists it, `nox -s NAME -- options` does it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).parent
+PACKAGES = [f"packages/{name}" for name in ("core", "parallel", "layers", "experiments")]
+NAMESPACES = [f"eyas.{Path(package).name}" for package in PACKAGES]
+PINNED = ("-c", "constraints.txt")
+TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling")
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Make .nox/quickstart, which has the `eyas` command, and train a small Falcon-H1 (-- trainer.max_steps=50 ...)."""
+    install(session)
+    session.run("eyas", "train", "experiment=quickstart", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests (-- -k scan, or any other option of pytest)."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def proofs(session: nox.Session) -> None:
+    """Run the tests at length: the slow ones too, with many random examples each."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", "-m", "not gpu", *session.posargs, env={"EYAS_PROFILE": "proofs"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style (ruff), types (mypy) and the direction of imports."""
+    install(session, "ruff", "mypy", "pytest")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy", *(word for name in NAMESPACES for word in ("-p", name)))
+    session.run("pytest", "--noconftest", "-q", "tests/test_import_direction.py")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks, or one of them (-- ssd --sizes small)."""
+    install(session, "transformers")
+    name, *options = session.posargs or [None]
+    scripts = sorted(path for path in HERE.glob("benchmarks/*.py") if 'if __name__ == "__main__":' in path.read_text())
+    chosen = [path for path in scripts if name in (None, path.stem)]
+    if not chosen:
+        session.error(f"there is no benchmark {name!r}; choose from {', '.join(path.stem for path in scripts)}")
+    for path in chosen:
+        session.run("python", str(path), *options)
+
+
+@nox.session(reuse_venv=False)
+def wheels(session: nox.Session) -> None:
+    """Build the four wheels into dist/ and train with them in a new environment, away from the source."""
+    dist, elsewhere = HERE / "dist", Path(session.create_tmp()).resolve()
+    shutil.rmtree(dist, ignore_errors=True)
+    session.install(*PINNED, "torch", "hatchling")
+    session.run(
+        "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(dist), *local(PACKAGES), silent=True
+    )
+    built = sorted(dist.glob("eyas_*.whl"))
+    check_contents(session, built)
+    session.install(*PINNED, *map(str, built))
+    shutil.rmtree(elsewhere)
+    elsewhere.mkdir()
+    with session.chdir(elsewhere):
+        where = "import eyas.experiments.compose as c; print(c.__file__, c.conf_folder())"
+        places = session.run("python", "-P", "-c", where, silent=True, log=False)
+        if not isinstance(places, str) or any(
+            Path(place).is_relative_to(HERE / "packages") for place in places.split()
+        ):
+            session.error(f"the wheels are not what is used, but {places}")
+        session.run("eyas", "--help", silent=True)
+        session.run("eyas", "models", silent=True)
+        session.run("eyas", "train", *SMALL, "runs=runs")
+        session.run("eyas", "results", "runs/run")
+
+
+SMALL = (
+    "model=falcon_h1_tiny", "model.repeat=1", "model.hidden_size=64", "data.sequence_length=64", "trainer.max_steps=5",
+    "trainer.global_batch=4", "trainer.microbatch=2",
+)  # fmt: skip
+"""A training of seconds."""
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Run the tests that need a GPU, with the Python and the packages that nox itself runs in."""
+    ask = "import importlib.util as u; print(u.find_spec('torch') and __import__('torch').cuda.is_available())"
+    answer = session.run(sys.executable, "-c", ask, silent=True, log=False, external=True)
+    if str(answer).strip() != "True":
+        session.skip(f"no GPU is visible to torch in {sys.executable}; start nox with the Python of a GPU host")
+    session.run(sys.executable, "-m", "pytest", "-m", "gpu", *session.posargs, external=True)
+
+
+def install(session: nox.Session, *tools: str) -> None:
+    """Installs the four packages, editable, at the pinned versions; torch first, so that what follows takes the build
+    that pip was pointed to."""
+    session.install(*PINNED, "torch", "hatchling", *tools)
+    session.install(*PINNED, *(word for package in local(PACKAGES) for word in ("-e", package)))
+
+
+def local(packages: list[str]) -> list[str]:
+    """Paths that pip does not take for names of an index."""
+    return [f".{os.sep}{package}" for package in packages]
+
+
+def check_contents(session: nox.Session, built: list[Path]) -> None:
+    """Stops the session unless the wheels hold the licence, py.typed and, in the last package's, all of conf/."""
+    if len(built) != len(PACKAGES):
+        session.error(
+            f"{len(PACKAGES)} wheels were to be built, not {len(built)}: {', '.join(path.name for path in built)}"
+        )
+    for path in built:
+        names = zipfile.ZipFile(path).namelist()
+        for ending in ("/py.typed", "/licenses/LICENSE"):
+            if not any(name.endswith(ending) for name in names):
+                session.error(f"{path.name} has no *{ending}")
+        if path.name.startswith("eyas_experiments-"):
+            conf = {file.relative_to(HERE).as_posix() for file in HERE.glob("conf/**/*.yaml")}
+            missing = conf - {name.removeprefix("eyas/experiments/") for name in names}
+            if missing:
+                session.error(f"{path.name} lacks {', '.join(sorted(missing))}")

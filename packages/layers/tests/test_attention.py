@@ -1,0 +1,146 @@
+"""Attention against its definition, written out."""
+# S sequence, B batch, D hidden, H heads, P head dim
+
+import math
+
+import mixers
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eyas.core.errors import ConfigError
+from eyas.core.model import load_layer
+from eyas.layers.rotary import rotate, rotation
+
+seeds = st.integers(0, 999)
+
+
+def literal(layer, x_SBD, documents_SB=None):
+    """Softmax attention one query at a time, from the layer's options and weights alone."""
+    c, (length, batch, _) = layer.config, x_SBD.shape
+    scale_in = 1.0 if c.input_multiplier is None else c.input_multiplier
+
+    def heads(name):
+        y = (scale_in * x_SBD) @ getattr(layer, name).t()
+        if c.qkv_bias:
+            y = y + getattr(layer, f"{name}_bias")
+        return y.reshape(length, batch, -1, c.head_dim)
+
+    q, k, v = heads("q"), heads("k"), heads("v")
+    if c.key_multiplier is not None:
+        k = c.key_multiplier * k
+    if c.qk_norm:
+        q = q / torch.sqrt(q.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.q_norm
+        k = k / torch.sqrt(k.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.k_norm
+    if c.rope_base is not None:
+        q, k = turned(q, c.rope_base), turned(k, c.rope_base)
+    shared = q.shape[2] // k.shape[2]
+    k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)
+    rows = []
+    for t in range(length):
+        first = 0 if c.window is None else max(0, t + 1 - c.window)
+        score_LBH = (q[t] * k[first : t + 1]).sum(-1) / math.sqrt(c.head_dim)
+        if documents_SB is not None:
+            other = documents_SB[first : t + 1] != documents_SB[t]
+            score_LBH = score_LBH.masked_fill(other[..., None], -math.inf)
+        rows.append((score_LBH.softmax(0)[..., None] * v[first : t + 1]).sum(0))
+    y = torch.stack(rows).reshape(length, batch, -1) @ layer.o.t()
+    return y if c.output_multiplier is None else c.output_multiplier * y
+
+
+def turned(x_SBHP, base):
+    """Channels i and i + P/2 as a complex number, turned by position * base^(-2i/P)."""
+    half = x_SBHP.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(x_SBHP.shape[0])[:, None] * frequency
+    turn = torch.polar(torch.ones_like(angle), angle)[:, None, None]
+    z = torch.complex(x_SBHP[..., :half].contiguous(), x_SBHP[..., half:].contiguous()) * turn
+    return torch.cat([z.real, z.imag], -1)
+
+
+@given(options=mixers.attention(), length=st.integers(1, 17), packed=st.booleans(), seed=seeds)
+def test_attention_equals_its_definition_with_gradients(options, length, packed, seed):
+    layer = mixers.build(options, seed=seed)
+    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed).requires_grad_()
+    documents = mixers.documents(length, 2, seed) if packed else None
+    mixers.assert_equal_results(layer(x, mixers.alone(documents)), literal(layer, x, documents), layer, x)
+
+
+@given(
+    options=mixers.attention(),
+    changed=st.integers(1, 39),
+    packed=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=seeds,
+)
+def test_a_token_changes_nothing_before_it_bit_for_bit(options, changed, packed, dtype, seed):
+    layer = mixers.build(options, seed=seed, dtype=dtype)
+    x = mixers.noise(40, 2, mixers.HIDDEN, seed=seed, dtype=dtype)
+    other = x.clone()
+    other[changed:] = mixers.noise(40 - changed, 2, mixers.HIDDEN, seed=seed + 1, dtype=dtype)
+    context = mixers.alone(mixers.documents(40, 2, seed) if packed else None)
+    assert torch.equal(layer(x, context)[:changed], layer(other, context)[:changed])
+
+
+@given(options=mixers.attention(), length=st.integers(1, 17), seed=seeds)
+def test_decoding_equals_the_forward_pass(options, length, seed):
+    layer = mixers.build(options, seed=seed)
+    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed)
+    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-12, atol=1e-12)
+
+
+@given(options=mixers.attention(), seed=seeds)
+def test_packed_documents_equal_separate_ones_with_gradients(options, seed):
+    layer = mixers.build(options, seed=seed)
+    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed).requires_grad_()
+    documents = mixers.documents(20, 2, seed)
+    packed = layer(x, mixers.alone(documents))
+    mixers.assert_equal_results(packed, mixers.one_by_one(layer, x, documents), layer, x)
+
+
+@given(options=mixers.attention(), seed=seeds)
+def test_documents_do_not_meet(options, seed):
+    layer = mixers.build(options, seed=seed)
+    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed)
+    mixers.assert_documents_do_not_meet(layer, x, mixers.documents(20, 2, seed))
+
+
+@given(first=st.integers(0, 1000), base=st.sampled_from([10.0, 1e4, 1e11]), seed=seeds)
+def test_rotated_products_depend_on_the_distance_alone(first, base, seed):
+    q, k = mixers.noise(2, 9, 1, 2, 8, seed=seed)
+    products = [torch.einsum("sbhp,tbhp->stbh", rotate(q, base, start), rotate(k, base, start)) for start in (0, first)]
+    torch.testing.assert_close(products[1], products[0], rtol=1e-10, atol=1e-10)
+
+
+def test_the_first_token_is_not_rotated():
+    q = mixers.noise(3, 1, 2, 8)
+    assert torch.equal(rotate(q, 1e4)[0], q[0])
+
+
+def test_a_rotation_used_while_generating_serves_training():
+    rotation.cache_clear()
+    q = mixers.noise(3, 1, 2, 8)
+    with torch.inference_mode():
+        rotate(q, 1e4)
+    rotate(q.requires_grad_(), 1e4).sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_heads": 6, "num_kv_heads": 4, "head_dim": 4}, "l.num_kv_heads=4 must divide num_heads=6"),
+        ({"num_heads": 6, "num_kv_heads": 0, "head_dim": 4}, "l.num_kv_heads=0 must divide num_heads=6"),
+        ({"num_heads": 2, "head_dim": 3}, "l.head_dim=3 must be even for rotary positions"),
+        ({"num_heads": 2, "head_dim": 4, "window": 0}, "l.window=0 must be at least 1"),
+        ({"num_heads": 0, "head_dim": 4}, "l.num_heads=0 must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_by_name(options, message):
+    with pytest.raises(ConfigError, match=message):
+        load_layer({"kind": "attention", **options}, "l")
+
+
+def test_heads_are_multi_head_unless_told_otherwise():
+    assert load_layer({"kind": "attention", "num_heads": 6, "head_dim": 4}, "l").kv_heads == 6

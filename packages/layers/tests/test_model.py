@@ -1,0 +1,200 @@
+"""The whole model, its stages, and its specification."""
+# S sequence, B batch, D hidden, V vocabulary
+
+import mixers
+import models
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from eyas.core.accounting import block_costs, forward_flops, loss_bytes, parameters, state_bytes
+from eyas.core.errors import ConfigError
+from eyas.core.mixer import Placement
+from eyas.core.model import load_model
+from eyas.core.mup import FALCON_H1
+from eyas.layers.model import HybridLM, Stage
+from eyas.parallel.context import Context
+
+seeds = st.integers(0, 999)
+
+
+@st.composite
+def data(draw, **fixed):
+    """Plain data of models with several blocks of any layers."""
+    layers = {name: draw(mixers.anything()) for name in "abc"}
+    drawn = {
+        "hidden_size": 12,
+        "vocab_size": draw(st.sampled_from([7, 16])),
+        "layers": layers,
+        "pattern": draw(st.sampled_from([["a", "b+c"], ["a+b+c"], ["a", "b", "c"]])),
+        "repeat": draw(st.sampled_from([1, 2])),
+        "tie_embeddings": draw(st.booleans()),
+        "init_std": 0.3,
+        "mup": draw(st.sampled_from([None, "falcon_h1"])),
+        "embedding_multiplier": draw(mixers.scales),
+        "lm_head_multiplier": draw(mixers.scales),
+    }
+    return drawn | fixed
+
+
+def build(model, seed=0, stage=None, dtype=torch.float64):
+    spec = load_model(model)
+    return HybridLM(spec, Context(Placement(dtype=dtype)), stage).initialise(seed)
+
+
+def tokens(vocab_size, length=9, seed=0):
+    return torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
+
+
+@given(model=data(), seed=seeds)
+def test_decoding_equals_the_forward_pass(model, seed):
+    lm, rows = build(model, seed), tokens(model["vocab_size"], seed=seed)
+    states, logits = lm.initial_state(2), []
+    for t in range(rows.shape[1]):
+        logits_BV, states = lm.step(rows[:, t], states)
+        logits.append(logits_BV)
+    torch.testing.assert_close(torch.stack(logits), lm(rows), rtol=1e-11, atol=1e-11)
+
+
+@given(model=data(), packed=st.booleans(), seed=seeds)
+def test_the_loss_is_the_cross_entropy_of_the_logits(model, packed, seed):
+    lm, rows = build(model, seed), tokens(model["vocab_size"], seed=seed)
+    documents = mixers.documents(9, 2, seed).t() if packed else None
+    labels = rows.roll(-1, 1)
+    labels[:, -1] = -100
+    logits = lm(rows, documents_BS=documents).permute(1, 2, 0)
+    expected = F.cross_entropy(logits, labels, reduction="none").t()
+    torch.testing.assert_close(lm(rows, labels, documents), expected, rtol=1e-11, atol=1e-11)
+
+
+@given(model=data(), seed=seeds)
+def test_packed_documents_equal_separate_ones(model, seed):
+    lm, rows = build(model, seed), tokens(model["vocab_size"], 16, seed)
+    documents = mixers.documents(16, 2, seed)
+    packed = lm(rows, documents_BS=documents.t())
+    for row, part in mixers.rows_of_documents(documents):
+        torch.testing.assert_close(packed[part, row], lm(rows[row, None, part])[:, 0], rtol=1e-10, atol=1e-10)
+
+
+@given(model=data(), seed=seeds)
+def test_a_tied_model_equals_an_untied_one_with_equal_weights(model, seed):
+    tied, untied = (build(model | {"tie_embeddings": choice}, seed) for choice in (True, False))
+    weights = tied.state_dict()
+    untied.load_state_dict(weights | {"head.weight": weights["embedding.weight"]})
+    rows = tokens(model["vocab_size"], seed=seed)
+    assert torch.equal(tied(rows), untied(rows))
+    for lm in (tied, untied):
+        lm(rows, rows.roll(-1, 1)).sum().backward()
+    both = untied.embedding.weight.grad + untied.head.weight.grad
+    torch.testing.assert_close(tied.embedding.weight.grad, both, rtol=1e-12, atol=1e-12)
+
+
+@given(model=data(), cut=st.integers(1, 5), packed=st.booleans(), seed=seeds)
+def test_stages_in_a_row_are_the_whole_model(model, cut, packed, seed):
+    whole = build(model, seed)
+    blocks = len(whole.blocks)
+    cut = min(cut, blocks)
+    first = build(model, seed, Stage(range(cut), True, False))
+    last = build(model, seed, Stage(range(cut, blocks), False, True))
+    rows = tokens(model["vocab_size"], seed=seed)
+    labels, documents = rows.roll(-1, 1), mixers.documents(9, 2, seed).t() if packed else None
+    expected = whole(rows, labels, documents)
+    loss = last(rows, labels, documents, hidden_sBD=first(rows, documents_BS=documents))
+    assert torch.equal(loss, expected)
+    for each in (loss, expected):
+        each.sum().backward()
+    found = {}
+    for stage in (first, last):
+        for name, parameter in stage.named_parameters():
+            found[name] = found[name] + parameter.grad if name in found else parameter.grad
+    assert found.keys() == dict(whole.named_parameters()).keys()
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-12, atol=1e-12)
+
+
+@given(model=data())
+def test_counted_parameters_are_those_of_the_model(model):
+    lm = build(model)
+    assert parameters(lm.spec) == sum(parameter.numel() for parameter in lm.parameters())
+
+
+@given(model=data(), length=st.integers(1, 9))
+def test_counted_state_is_that_of_decoding(model, length):
+    lm = build(model, dtype=torch.bfloat16)
+    states = lm.initial_state(1)
+    for token in range(length):
+        _, states = lm.step(torch.tensor([token % 7]), states)
+    assert state_bytes(lm.spec, length, 2) == sum(t.numel() * t.element_size() for t in mixers.tensors(states))
+
+
+@given(model=data(), batch=st.integers(1, 2), dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
+def test_counted_activations_are_those_kept_for_the_backward_pass(model, batch, dtype):
+    lm, rows = build(model, dtype=dtype), tokens(model["vocab_size"], 70)[:batch]
+    known = [*lm.parameters(), rows, *mixers.rotary_tables(lm.spec, 70, dtype)]
+    kept = mixers.bytes_kept(lambda: lm(rows, rows.roll(-1, 1)), known)
+    sizes = {"sequence_length": 70, "microbatch": batch, "element": dtype.itemsize}
+    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes)) + loss_bytes(lm.spec, **sizes)
+    assert stated == pytest.approx(kept, rel=0.01)
+
+
+def test_counted_flops_are_those_of_a_model_of_matrix_products():
+    layers = {"ffn": {"kind": "mlp", "intermediate_size": 20}}
+    lm = build({"hidden_size": 12, "vocab_size": 7, "layers": layers, "pattern": "ffn", "repeat": 3})
+    with FlopCounterMode(display=False) as counter:
+        lm(tokens(7))
+    assert counter.get_total_flops() == 18 * forward_flops(lm.spec, 9)
+
+
+def test_a_law_gives_every_multiplier_that_is_open():
+    spec = load_model(models.falcon_h1())
+    ssm, attn, ffn = (spec.layers[name] for name in ("ssm", "attn", "ffn"))
+    assert (spec.embedding_multiplier, spec.lm_head_multiplier) == (FALCON_H1.embedding(), FALCON_H1.lm_head(16))
+    assert (ssm.input_multiplier, ssm.output_multiplier) == (FALCON_H1.ssm_input(16), FALCON_H1.ssm_output(16))
+    assert ssm.multipliers == FALCON_H1.ssm_blocks(5)
+    assert attn.input_multiplier == FALCON_H1.attention_input()
+    assert attn.key_multiplier == FALCON_H1.key(16, 8)
+    assert attn.output_multiplier == FALCON_H1.attention_output(16, 4, 8)
+    assert (ffn.gate_multiplier, ffn.down_multiplier) == (FALCON_H1.mlp_gate(16), FALCON_H1.mlp_down(16, 24))
+
+
+@pytest.mark.parametrize(
+    ("layer", "field", "value"),
+    [
+        ("ssm", "input_multiplier", 0.0),
+        ("ssm", "output_multiplier", 3.0),
+        ("ssm", "multipliers", (1.0, 2.0, 3.0, 4.0, 5.0)),
+        ("attn", "input_multiplier", 3.0),
+        ("attn", "key_multiplier", 0.0),
+        ("attn", "output_multiplier", 3.0),
+        ("ffn", "gate_multiplier", 3.0),
+        ("ffn", "down_multiplier", 0.0),
+    ],
+)
+def test_a_multiplier_that_is_set_wins_over_the_law(layer, field, value):
+    model = models.falcon_h1()
+    model["layers"][layer][field] = list(value) if isinstance(value, tuple) else value
+    derived = load_model(models.falcon_h1()).layers[layer]
+    changed = load_model(model).layers[layer]
+    assert getattr(changed, field) == value != getattr(derived, field)
+    others = [name for name in vars(derived) if name != field]
+    assert [getattr(changed, name) for name in others] == [getattr(derived, name) for name in others]
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "message"),
+    [
+        ("ssm", {"kind": "mamba"}, "model.layers.ssm.kind: unknown mixer 'mamba'; did you mean 'mamba2'?"),
+        ("ssm", {"num_head": 4}, "model.layers.ssm: unknown option 'num_head'; did you mean 'num_heads'"),
+        ("attn", {"num_kv_heads": 3}, "model.layers.attn.num_kv_heads=3 must divide num_heads=4"),
+        ("ffn", {"intermediate_size": "big"}, "model.layers.ffn.intermediate_size: expected an integer, got 'big'"),
+    ],
+)
+def test_a_layer_that_cannot_be_built_is_named_with_its_field(layer, options, message):
+    model = models.falcon_h1()
+    model["layers"][layer] |= options
+    with pytest.raises(ConfigError) as raised:
+        load_model(model)
+    assert str(raised.value).startswith(message)

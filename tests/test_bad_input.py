@@ -1,0 +1,156 @@
+"""Input that cannot be honoured: one clear line, exit code 2, no process started and no folder made."""
+
+import re
+import shlex
+
+import pytest
+from command import eyas, write_corpus
+
+from eyas.experiments import train
+from eyas.experiments.cli import main
+
+TRAIN = {
+    "mixer": ("layer@model.layers.ssm=mamba3", "mamba3.*did you mean 'mamba2'"),
+    "kind": ("model.layers.ssm.kind=mamba3", r"model.layers.ssm.kind: unknown mixer 'mamba3'; did you mean 'mamba2'"),
+    "place of a mixer": ("layer@model.layers.sm=mamba2", "unknown layer 'sm'; did you mean 'ssm'"),
+    "model option": ("model.hidden_siz=3", "model.hidden_siz: .*did you mean 'hidden_size'"),
+    "trainer option": ("trainer.max_step=3", "trainer.max_step: .*did you mean 'max_steps'"),
+    "layer option": ("model.layers.ssm.d_stat=3", "model.layers.ssm.d_stat: unknown option 'd_stat'.*state_size"),
+    "added option": ("+model.depth=3", "model: unknown option 'depth'"),
+    "option of no group": ("modle.repeat=3", "modle.repeat: there is no option 'modle'"),
+    "existing option added": ("+model.repeat=3", r"model.repeat exists already; leave the \+ away"),
+    "existing layer added": ("+layer@model.layers.ssm=mlp", r"layer@model.layers.ssm is chosen already; leave the \+"),
+    "text for a number": ("trainer.max_steps=abc", "trainer.max_steps: expected an integer, got 'abc'"),
+    "fraction for an integer": ("trainer.max_steps=1.5", "trainer.max_steps: expected an integer, got 1.5"),
+    "null for a layer": ("model.layers.ssm=null", "model.layers.ssm.kind is missing"),
+    "null for a group": ("model=null", "'model=null' names no model"),
+    "model": ("model=falcon_h2", "model=falcon_h2: .*did you mean 'falcon_h1_"),
+    "experiment": ("experiment=quickstar", "experiment=quickstar: .*did you mean 'quickstart'"),
+    "group": ("layr@model.layers.ssm=mamba2", "unknown group 'layr'; did you mean 'layer'"),
+    "reference": ("trainer.max_steps=${model.depth}", r"\$\{model.depth\} names no option"),
+    "no equals sign": ("seed", "'seed' cannot be read; write option=value"),
+    "no option": ("=3", "'=3' names no option"),
+    "unclosed bracket": ("model=[", r"'model=\[' cannot be read; write option=value"),
+    "unknown flag": ("--fast", "eyas train does not know '--fast'; see eyas train --help"),
+    "unknown view": ("--cfg jobs", "--cfg: invalid choice: 'jobs'"),
+    "view of a multirun": ("--cfg job -m seed=1,2", "--cfg runs nothing; leave out --multirun"),
+    "Hydra's folder": ("hydra.run.dir=there", "'hydra.run.dir=there': run folders are named by runs and name"),
+    "multirun": ("-m seed=1,2 model.hidden_siz=3", "model.hidden_siz: .*did you mean 'hidden_size'"),
+    "attention heads": ("model.layers.attn.num_heads=3 layout.tensor=2", "num_kv_heads=2 must divide num_heads=3"),
+    "heads over ranks": ("layout.tensor=3", "mamba2.num_heads=8 cannot be split over layout.tensor=3"),
+    "machine": ("layout.data=512 trainer.global_batch=2048", "needs 512 processes, but this machine carries at most"),
+    "batch": ("trainer.global_batch=10", "global batch of 10 .* use 8 or 12"),
+    "sequence": ("layout=tensor2 data.sequence_length=255", "sequence length 255 cannot be split over layout.tensor=2"),
+    "stages": ("layout.pipeline=13 trainer.global_batch=52", "layout.pipeline=13 stages cannot share 12 blocks"),
+    "context parallel": ("layout.context=2", "layout.context=2 is not supported yet"),
+    "expert parallel": ("layout.expert=2", "layout.expert=2 is not supported yet"),
+    "warm-up": ("trainer.max_steps=50 schedule.warmup_steps=60", "warmup_steps=60 is longer than the run of 50"),
+    "small embedding": ("model.vocab_size=100", "model.vocab_size=100 is smaller than data.vocab_size=4096"),
+    "no files": ("data=files", "data.files is empty; give a glob"),
+    "empty glob": ("data=files data.files=nothing/*.txt", r"data.files=nothing/\*.txt matches no file"),
+    "missing file": ("data=files data.files=missing.txt", "data.files=missing.txt matches no file"),
+    "not UTF-8": ("data=files data.files=binary/*", "binary/0.txt is not UTF-8 at byte 2"),
+    "large vocabulary": ("data=files data.files=texts/* data.vocab_size=4096", "data.vocab_size=4096 is more than"),
+    "short text": ("data=files data.files=texts/* data.vocab_size=262 data.sequence_length=9999", "fewer than"),
+}  # fmt: skip
+PATTERNS = {
+    "unknown layer": ("model.pattern=[ssm+attn,fn]", "unknown layer 'fn'; did you mean 'ffn'", "fn"),
+    "unknown letter": ("model.pattern=M-X", "unknown symbol 'X'", "X"),
+    "stray sign": ("'model.pattern=\"ssm, attn; ffn\"'", "';'", ";"),
+}
+OTHERS = {
+    "command": ("trian", "invalid choice: 'trian'"),
+    "no command": ("", "required: command"),
+    "resume nothing": ("resume nothing", "nothing is no run folder"),
+    "resume without a checkpoint": ("resume unfinished", "unfinished has no complete checkpoint"),
+    "resume with another model": (
+        "resume unfinished model.repeat=3",
+        "'model.repeat=3' cannot be changed when resuming",
+    ),
+    "results of an empty folder": ("results texts", "there is no run in texts"),
+    "results of nothing": ("results nothing", "there is no folder nothing"),
+    "generate from nothing": ("generate nothing", "nothing is no run folder"),
+    "generate without a checkpoint": ("generate unfinished", "unfinished has no complete checkpoint"),
+    "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
+}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs a command line in a folder with some input; returns what it says on its way to exit code 2."""
+
+    def start(*arguments):
+        raise AssertionError("workers were started")
+
+    write_corpus(tmp_path)
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "0.txt").write_bytes(b"ab\xff\xfe")
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "config.yaml").write_text(UNFINISHED)
+    before = {*tmp_path.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(train, "launch", start)
+
+    def run(line: str) -> list[str]:
+        try:
+            code = main(shlex.split(line))
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        assert code == 2, said.err
+        assert said.out == ""
+        assert {*tmp_path.iterdir()} - {tmp_path / "cache"} == before
+        return said.err.splitlines()
+
+    return run
+
+
+UNFINISHED = """
+model:
+  hidden_size: 8
+  vocab_size: 4096
+  pattern: [ffn]
+  layers: {ffn: {kind: mlp}}
+"""
+
+
+def assert_one_line(said, expected):
+    (line,) = said
+    assert line.startswith("eyas: ")
+    assert re.search(expected, line), line
+
+
+@pytest.mark.parametrize(("overrides", "expected"), TRAIN.values(), ids=TRAIN)
+def test_training_that_cannot_be_is_refused_in_one_line(refused, overrides, expected):
+    assert_one_line(refused(f"train {shlex.join(shlex.split(overrides))}"), expected)
+
+
+@pytest.mark.parametrize(("line", "expected"), OTHERS.values(), ids=OTHERS)
+def test_command_that_cannot_be_is_refused_in_one_line(refused, line, expected):
+    assert_one_line(refused(line), expected)
+
+
+@pytest.mark.parametrize(("override", "expected", "fault"), PATTERNS.values(), ids=PATTERNS)
+def test_caret_stands_under_the_fault_of_a_pattern(refused, override, expected, fault):
+    line, pattern, carets = refused(f"train {override}")
+    assert_one_line([line], expected)
+    start = carets.index("^")
+    assert pattern[start : start + carets.count("^")] == fault
+
+
+def test_terminal_shows_one_line(tmp_path):
+    run = eyas("train", "model.hidden_siz=3", folder=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "eyas: model.hidden_siz: unknown option 'hidden_siz'; did you mean 'hidden_size'?\n"
+    assert not [*tmp_path.iterdir()]
+
+
+def test_plugin_that_does_not_load_is_named(tmp_path):
+    broken = tmp_path / "eyas_broken-1.0.dist-info"
+    broken.mkdir()
+    (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: eyas-broken\nVersion: 1.0\n")
+    (broken / "entry_points.txt").write_text("[eyas.mixers]\nbroken = eyas_absent:Broken\n")
+    run = eyas("layers", folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert_one_line(run.stderr.splitlines(), "mixer 'broken' of eyas-broken does not load .*eyas_absent.*remove it")

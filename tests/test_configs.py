@@ -1,0 +1,78 @@
+"""Everything in conf/ composes into a run that could start."""
+
+import re
+
+import pytest
+
+from eyas.core import mixer
+from eyas.experiments.cli import main
+from eyas.experiments.compose import compose, conf_folder
+from eyas.experiments.run_config import load_run
+from eyas.parallel.layout import processes_here
+
+CONF = conf_folder()
+LAYERS = [path.relative_to(CONF / "layer").with_suffix("").as_posix() for path in sorted(CONF.glob("layer/**/*.yaml"))]
+
+
+def names(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def run_of(*overrides):
+    """The one configuration that these overrides compose."""
+    jobs = []
+    compose(overrides, jobs.append)
+    (job,) = jobs
+    return load_run(job.config)
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_composes(model):
+    run = run_of(f"model={model}")
+    assert run.spec.name == model
+    used = {layer for block in run.spec.pattern.blocks for layer in block}
+    assert used == run.spec.layers.keys()
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_composes(experiment):
+    assert run_of(f"experiment={experiment}").name == experiment
+
+
+@pytest.mark.parametrize("layout", names("layout"))
+def test_every_layout_carries_the_default_model(layout):
+    assert run_of(f"layout={layout}").layout.processes <= processes_here()
+
+
+@pytest.mark.parametrize("group", ["optimizer", "schedule", "trainer", "sample", "task"])
+def test_every_other_choice_composes(group):
+    for name in names(group):
+        run_of(f"{group}={name}")
+
+
+@pytest.mark.parametrize("layer", [*LAYERS, "attention", "mamba2", "mlp"])
+def test_every_layer_takes_another_ones_place_by_one_override(layer):
+    run = run_of(f"layer@model.layers.ssm={layer}")
+    assert run.spec.layers["ssm"].parameters(run.spec.hidden_size) > 0
+
+
+def test_sizes_left_open_follow_the_width():
+    spec = run_of("model=falcon_h1_7b", "layer@model.layers.ssm=attention").spec
+    assert spec.layers["ssm"].num_heads * spec.layers["ssm"].head_dim == spec.hidden_size == 3072
+    assert spec.layers["ssm"].num_heads != spec.layers["attn"].num_heads
+
+
+def test_dry_run_counts_seven_billion_weights_and_allocates_none(monkeypatch, capsys):
+    def allocate(*arguments):
+        raise AssertionError("a weight was allocated")
+
+    monkeypatch.setattr(mixer, "empty_parameter", allocate)
+    code = main(["train", "--dry-run", "model=falcon_h1_7b", "layout.tensor=2", "layout.pipeline=2", "layout.data=1"])
+    said = capsys.readouterr()
+    assert (code, said.err) == (0, "")
+    assert "falcon_h1_7b: 7,585,654,880 parameters" in said.out
+    assert "tensor 2 x pipeline 2: 4 processes" in said.out
+    ranks = re.findall(r"(\d+) │ +(\d+-\d+) │ +([\d,]+) │", said.out.partition("Ranks")[2])
+    assert [rank[:2] for rank in ranks] == [("0", "0-43"), ("1", "44-87")]
+    held = 2 * sum(int(weights.replace(",", "")) for *_, weights in ranks)
+    assert 1 < held / 7_585_654_880 < 1.01  # a few weights are held by both ranks of a stage

@@ -1,0 +1,55 @@
+"""Help comes at once, and lists can be read by programs."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from eyas.experiments.cli import main
+
+LIMIT_SECONDS = 0.5
+HEAVY = {"torch", "hydra", "omegaconf", "megatron", "lightning", "numpy"}
+HELP = """
+import json, sys
+from eyas.experiments.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print(json.dumps([end.code, sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]], ids=" ".join)
+def test_help_comes_at_once_and_imports_nothing_heavy(arguments):
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run = subprocess.run([sys.executable, "-c", HELP, *arguments], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    code, modules = json.loads(run.stderr)
+    assert code == 0
+    assert run.stdout.startswith("usage: eyas")
+    assert not HEAVY & {module.partition(".")[0] for module in modules}
+    assert min(seconds) < LIMIT_SECONDS
+
+
+def test_layers_as_json(capsys):
+    assert main(["layers", "--json"]) == 0
+    layers = {layer.pop("kind"): layer for layer in json.loads(capsys.readouterr().out)}
+    assert {"attention", "mamba2", "mlp"} <= layers.keys()
+    assert all(layer.keys() == {"symbol", "package", "summary", "options"} for layer in layers.values())
+    assert (layers["mamba2"]["symbol"], layers["mamba2"]["package"]) == ("M", "eyas-layers")
+    assert layers["mamba2"]["options"]["num_groups"] == 1
+
+
+def test_models_as_json(capsys):
+    assert main(["models", "--json"]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert {"falcon_h1_0.5b", "falcon_h1_34b", "falcon_h1_tiny"} <= models.keys()
+    for model in models.values():
+        assert model["parameters"] > 0
+        assert model["training_flops_per_token"].keys() == {"exact", "megatron"}
+        assert {"pattern", "state_bytes", "hidden_size", "vocab_size", "layers"} <= model.keys()
+        assert all("kind" in layer for layer in model["layers"].values())

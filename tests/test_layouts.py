@@ -1,0 +1,124 @@
+"""Any layout computes what one process computes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import falcon_h1
+
+from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
+from eyas.parallel.layout import Layout
+from eyas.parallel.options import OptimizerOptions
+
+
+@st.composite
+def layouts(draw, processes=4):
+    """Layouts of at most `processes` processes."""
+    tensor = draw(st.sampled_from([1, 2, 4]))
+    pipeline = draw(st.sampled_from([size for size in (1, 2, 4) if tensor * size <= processes]))
+    data = draw(st.sampled_from([size for size in (1, 2, 4) if tensor * pipeline * size <= processes]))
+    return Layout(
+        tensor=tensor,
+        sequence=tensor > 1 and draw(st.booleans()),
+        pipeline=pipeline,
+        data=data,
+        distributed_optimizer=data > 1 and draw(st.booleans()),
+    )
+
+
+@st.composite
+def models(draw):
+    """Small Falcon-H1s and rearrangements of their layers; heads divide by four, groups and key-value heads need not."""
+    model = falcon_h1(
+        heads=draw(st.sampled_from([4, 8])),
+        kv_heads=draw(st.sampled_from([1, 2, 4])),
+        ssm_heads=draw(st.sampled_from([4, 8])),
+        groups=draw(st.sampled_from([1, 2, 4])),
+        norm=draw(st.booleans()),
+        tied=draw(st.booleans()),
+        vocab=draw(st.sampled_from([48, 50, 51])),
+    )
+    model["pattern"] = draw(st.sampled_from([["ssm+attn", "ffn"], ["ssm+attn+ffn", "ssm"], ["ssm", "attn", "ffn"]]))
+    model["layers"]["ssm"]["norm_before_gate"] = draw(st.booleans())
+    model["layers"]["attn"]["window"] = draw(st.sampled_from([None, 3]))
+    return model
+
+
+FIXED = {
+    "tensor": Layout(tensor=2),
+    "tensor and sequence": Layout(tensor=2, sequence=True),
+    "tensor past groups and key-value heads": Layout(tensor=4, sequence=True),
+    "pipeline": Layout(pipeline=2),
+    "pipeline of four": Layout(pipeline=4),
+    "data": Layout(data=2),
+    "distributed optimizer": Layout(data=2, distributed_optimizer=True),
+    "tensor and pipeline": Layout(tensor=2, pipeline=2),
+    "tensor and data": Layout(tensor=2, sequence=True, data=2, distributed_optimizer=True),
+}
+
+
+@pytest.mark.parametrize("layout", FIXED.values(), ids=FIXED.keys())
+@pytest.mark.parametrize("tied", [False, True])
+def test_falcon_h1_is_the_same_under_every_kind_of_layout(layout, tied):
+    assert_layout_changes_nothing(falcon_h1(tied=tied), layout)
+
+
+@given(models(), layouts(), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.1]), st.integers(0, 1000))
+def test_a_layout_changes_nothing(model, layout, documents, microbatch, clip_norm, seed):
+    assert_layout_changes_nothing(
+        model,
+        layout,
+        global_batch=layout.data * microbatch * 2,
+        microbatch=microbatch,
+        documents=documents,
+        optimizer=OptimizerOptions(learning_rate=1e-2, clip_norm=clip_norm),
+        seed=seed,
+    )
+
+
+@pytest.mark.slow
+@given(models(), layouts(processes=8), st.integers(0, 1000))
+def test_a_layout_of_eight_changes_nothing(model, layout, seed):
+    assert_layout_changes_nothing(model, layout, global_batch=8, seed=seed)
+
+
+def test_microbatches_change_nothing():
+    model = falcon_h1()
+    whole, parts = (Trial(model=model, global_batch=4, microbatch=size) for size in (4, 1))
+    assert_equal_outcomes(run(parts, Layout()), run(whole, Layout()), whole, Layout())
+
+
+def test_a_pattern_cut_decides_the_stages():
+    model = falcon_h1(repeat=1) | {"pattern": ["ssm", "|", "attn", "ffn", "ffn"]}
+    assert_layout_changes_nothing(model, Layout(pipeline=2))
+
+
+FAULTS = {
+    "gradients of shared weights stay parts": ("eyas.parallel.gradients", "sum_over_copies", Layout(tensor=2)),
+    "the norm sees its own heads alone": ("eyas.parallel.collectives", "sum_over_copies", Layout(tensor=2)),
+    "the input's gradient stays a part": ("eyas.parallel.collectives", "copy_to_tensor_ranks", Layout(tensor=2)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_missing_reduction_is_found(fault):
+    module, name, layout = FAULTS[fault]
+    trial = Trial(model=falcon_h1())
+    with pytest.raises(AssertionError):
+        assert_equal_outcomes(run_with_fault(trial, layout, module, name), run(trial, Layout()), trial, layout)
+
+
+def run_with_fault(trial, layout, module, name):
+    from eyas.parallel.pool import pool
+
+    return pool(layout.processes).run(train_with_fault, trial, layout, module, name)[0]
+
+
+def train_with_fault(trial, layout, module, name):
+    """The trial with one of our functions doing nothing to its first argument."""
+    from importlib import import_module
+    from unittest.mock import patch
+
+    from eyas.layers.testing import train_here
+
+    with patch.object(import_module(module), name, lambda first, *_: first):
+        return train_here(trial, layout)

@@ -1,0 +1,176 @@
+"""Whole runs through the command line: layouts follow one curve, a killed run resumes, a sweep survives its failures."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = (
+    "model.hidden_size=32", "model.repeat=1", "model.layers.ssm.num_heads=4", "model.layers.ssm.head_dim=8",
+    "model.layers.ssm.state_size=8", "model.layers.attn.head_dim=8", "model.layers.ffn.intermediate_size=48",
+    "data.vocab_size=400", "data.sequence_length=32", "data.validation_sequences=8",
+    "trainer.max_steps=20", "trainer.global_batch=8", "trainer.microbatch=2", "trainer.checkpoint_interval=10",
+    "schedule.warmup_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small corpus of its own; runs go to `runs` in it."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = [f"word{number} " * (number % 5 + 1) for number in range(300)]
+    for number in range(12):
+        (folder / f"text{number}.txt").write_text("".join(words[number * 20 :: 3]) * 20)
+    return folder
+
+
+def eyas(place, *arguments, **options):
+    """Starts the command in `place`."""
+    environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "eyas.experiments.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def train(place, name, *overrides):
+    """Trains and returns the run folder; the terminal must hold our lines alone."""
+    process = eyas(place, "train", "data.files=text*.txt", *SMALL, f"name={name}", *overrides)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert err == ""
+    (folder,) = (place / "runs" / name).iterdir()
+    assert f"Run folder: runs/{name}/{folder.name}" in out
+    return folder
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as stream:
+        return [float(row["train/loss"]) for row in csv.DictReader(stream)]
+
+
+def last_loss(folder):
+    return json.loads((folder / "metrics.json").read_text())["validation_loss"]
+
+
+@pytest.fixture(scope="module")
+def one_process(place):
+    return train(place, "one")
+
+
+LAYOUTS = {
+    "tensor": ["layout.tensor=2"],
+    "sequence": ["layout.tensor=2", "layout.sequence=true"],
+    "pipeline": ["layout.pipeline=2"],
+    "data": ["layout.data=2"],
+    "distributed": ["layout.data=2", "layout.distributed_optimizer=true"],
+    "four": ["layout.tensor=2", "layout.pipeline=2"],
+}
+QUICK = ("distributed", "four")
+"""Enough for every day; the others run with the slow proofs, and tests/test_layouts.py has all of them in float64."""
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in LAYOUTS]
+)
+def test_a_layout_follows_the_curve_of_one_process(place, one_process, kind):
+    expected, actual = losses(one_process), losses(train(place, kind, *LAYOUTS[kind]))
+    assert len(actual) == len(expected) == 20
+    assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) < 1e-4
+    assert expected[-1] < expected[0] - 0.2
+
+
+@pytest.fixture(scope="module")
+def killed(place, one_process):
+    """A run that was killed after its checkpoint at step 10."""
+    process = eyas(place, "train", "data.files=text*.txt", *SMALL, "name=killed", "trainer.max_steps=20")
+    folder = wait_for(lambda: next((place / "runs" / "killed").glob("*/checkpoints/step-00000010"), None), 120)
+    folder = folder.parent.parent
+    worker = next(number for number in workers_of(folder))
+    os.kill(worker, signal.SIGKILL)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20, "the job outlived its worker"
+    assert process.returncode == 1
+    assert err.startswith("eyas: rank 0 was killed by SIGKILL"), err
+    assert err.count("\n") == 1
+    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+    return folder
+
+
+def workers_of(folder):
+    """Process numbers of the run's workers."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if "eyas.experiments.worker" in command and folder.name in command and folder.parent.name in command:
+                yield int(entry.name)
+
+
+def wait_for(found, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (result := found()) is not None:
+            return result
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tolerance"),
+    [([], 0.0), (["layout.tensor=2"], 1e-5), pytest.param(["layout.pipeline=2"], 1e-5, marks=pytest.mark.slow)],
+)
+def test_a_killed_run_resumes_to_the_same_loss(place, one_process, killed, tmp_path, overrides, tolerance):
+    folder = tmp_path / "resumed"
+    subprocess.run(["cp", "-r", killed, folder], check=True)
+    for later in (folder / "checkpoints").glob("step-00000020*"):
+        subprocess.run(["rm", "-r", later], check=True)
+    process = eyas(place, "resume", str(folder), *overrides)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    expected, actual = losses(one_process), losses(folder)
+    assert len(actual) == 20
+    assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) <= tolerance
+    assert abs(last_loss(folder) - last_loss(one_process)) <= tolerance * last_loss(one_process)
+
+
+def test_a_sweep_goes_on_after_a_failed_job_and_results_tell_of_it(place):
+    short = [*SMALL, "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
+    arguments = ["data.files=text*.txt", *short, "name=sweep", "layout.tensor=1,3", "seed=1,2"]
+    process = eyas(place, "train", "-m", *arguments)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "num_heads=4 cannot be split over layout.tensor=3" in err
+    results = eyas(place, "results", "runs/sweep", "--md")
+    table, err = results.communicate(timeout=60)
+    assert results.returncode == 0, err
+    assert "± " in table, "the two seeds of the runs that finished have a mean and a deviation"
+    assert table.count("FAILED: model.layers.ssm: mamba2.num_heads=4") == 2
+
+
+def test_a_trained_run_continues_a_text(place, one_process):
+    process = eyas(place, "generate", str(one_process), "--prompt", "word1 ", "--tokens", "8", "--temperature", "0")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err == ""
+    assert out.startswith("word1 ")
+
+
+def test_torchrun_may_start_the_ranks(place, one_process):
+    environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "eyas.experiments.cli", "train", "data.files=text*.txt", *SMALL, "name=joined", "layout.tensor=2"]
+    finished = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    (folder,) = (place / "runs" / "joined").iterdir()
+    expected, actual = losses(one_process), losses(folder)
+    assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) < 1e-4
