@@ -93,8 +93,8 @@ def wheels(session: nox.Session) -> None:
 
 
 SMALL = (
-    "model=falcon_h1_tiny", "model.repeat=1", "model.hidden_size=64", "data.sequence_length=64", "trainer.max_steps=5",
-    "trainer.global_batch=4", "trainer.microbatch=2",
+    "model=falcon_h1_tiny", "model.repeat=1", "data.sequence_length=64",
+    "trainer.max_steps=5", "trainer.global_batch=4", "trainer.microbatch=2",
 )  # fmt: skip
 """A training of seconds."""
 
@@ -112,7 +112,7 @@ def gpu(session: nox.Session) -> None:
 def install(session: nox.Session, *tools: str) -> None:
     """Installs the four packages, editable, at the pinned versions; torch first, so that what follows takes the build
     that pip was pointed to."""
-    session.install(*PINNED, "torch", "hatchling", *tools)
+    session.install(*PINNED, "torch", *tools)
     session.install(*PINNED, *(word for package in local(PACKAGES) for word in ("-e", package)))
 
 

@@ -1,15 +1,16 @@
 """Help comes at once, and lists can be read by programs."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from eyas.experiments.cli import main
 
 LIMIT_SECONDS = 0.5
+"""Of processor time, which other programs on the machine do not stretch."""
 HEAVY = {"torch", "hydra", "omegaconf", "megatron", "lightning", "numpy"}
 HELP = """
 import json, sys
@@ -25,9 +26,10 @@ except SystemExit as end:
 def test_help_comes_at_once_and_imports_nothing_heavy(arguments):
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         run = subprocess.run([sys.executable, "-c", HELP, *arguments], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     code, modules = json.loads(run.stderr)
     assert code == 0
     assert run.stdout.startswith("usage: eyas")

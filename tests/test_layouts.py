@@ -27,7 +27,7 @@ def layouts(draw, processes=4):
 
 @st.composite
 def models(draw):
-    """Small Falcon-H1s and rearrangements of their layers; heads divide by four, groups and key-value heads need not."""
+    """Small Falcon-H1s and rearrangements of their layers; heads divide by four, groups need not."""
     model = falcon_h1(
         heads=draw(st.sampled_from([4, 8])),
         kv_heads=draw(st.sampled_from([1, 2, 4])),

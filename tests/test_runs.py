@@ -1,4 +1,4 @@
-"""Whole runs through the command line: layouts follow one curve, a killed run resumes, a sweep survives its failures."""
+"""Whole runs through the command line: layouts follow one curve, a killed run resumes, a sweep survives failures."""
 
 import csv
 import json

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import ulp
 
 import pytest
+
 from eyas.core.errors import ConfigError
 from eyas.core.mup import FALCON_H1, LAWS, mup_law
 

@@ -1,10 +1,11 @@
 import re
 
 import pytest
-from eyas.core.errors import PatternError
-from eyas.core.pattern import Pattern, parse_pattern
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eyas.core.errors import PatternError
+from eyas.core.pattern import Pattern, parse_pattern
 
 LAYERS = {"ssm": "M", "attn": "*", "ffn": "-", "moe": "E", "conv": None}
 MAMBA_2_HYBRID_8B = "M-M-M--M-M*-M-M-M-M--M*-M-M-M-M-M*--M-M-M-M-M*-M--M-M-M-"
@@ -101,7 +102,9 @@ def test_shorthand_refuses_blocks_without_a_letter(text):
 
 blocks = st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=3, unique=True).map(tuple)
 stacks = st.lists(st.lists(blocks, min_size=1, max_size=4), min_size=1, max_size=6).flatmap(
-    lambda runs: st.lists(st.sampled_from(runs), min_size=1, max_size=8).map(lambda picked: tuple(sum(picked, [])))
+    lambda runs: st.lists(st.sampled_from(runs), min_size=1, max_size=8).map(
+        lambda picked: tuple(name for run in picked for name in run)
+    )
 )
 
 
@@ -159,7 +162,7 @@ def test_repeat_equals_a_repeated_bracket(main, times):
 def test_a_fault_is_shown_under_the_pattern(text, fault, message):
     with pytest.raises(PatternError, match=message) as raised:
         parse_pattern(text, LAYERS)
-    first, shown, carets = str(raised.value).split("\n")
+    _, shown, carets = str(raised.value).split("\n")
     assert shown == "  " + text
     at = carets.index("^")
     assert carets == " " * at + "^" * max(1, len(fault))

@@ -1,8 +1,9 @@
 import pytest
-from eyas.core.errors import ConfigError
-from eyas.core.ratios import pattern_from_ratios
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eyas.core.errors import ConfigError
+from eyas.core.ratios import pattern_from_ratios
 
 MAMBA_2_HYBRID_8B = "M-M-M--M-M*-M-M-M-M--M*-M-M-M-M-M*--M-M-M-M-M*-M--M-M-M-"
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from eyas.core import registry
 from eyas.core.errors import ConfigError
 from eyas.core.registry import collect, register

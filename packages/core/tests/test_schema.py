@@ -3,10 +3,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pytest
-from eyas.core.errors import ConfigError, LayoutError
-from eyas.core.schema import defaults, dump, load
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eyas.core.errors import ConfigError, LayoutError
+from eyas.core.schema import defaults, dump, load
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 import itertools
 
 import pytest
-from eyas.core.errors import LayoutError
-from eyas.core.weights import Axis, column, replicated, row
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eyas.core.errors import LayoutError
+from eyas.core.weights import Axis, column, replicated, row
 
 DIVISORS = [1, 2, 3, 4, 6, 8, 12]
 

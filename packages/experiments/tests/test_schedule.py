@@ -90,7 +90,9 @@ def test_falcon_power_keeps_sqrt_of_weight_decay_over_rate_constant_on_the_stabl
     learning_rate, weight_decay = 3e-4, 0.1
     stable = range(max(schedule.warmup_steps - 1, 0), TOTAL - 100)
     ratios = [
-        math.sqrt(weight_decay * schedule.weight_decay(step) / (learning_rate * schedule.learning_rate(step, TOTAL)))
+        math.sqrt(
+            weight_decay * schedule.weight_decay(step, TOTAL) / (learning_rate * schedule.learning_rate(step, TOTAL))
+        )
         for step in stable
     ]
     assert ratios == pytest.approx([math.sqrt(weight_decay / learning_rate)] * len(ratios), rel=1e-12)
@@ -107,7 +109,7 @@ def test_falcon_power_falls_with_the_fourth_root_of_time(schedule: ScheduleConfi
 
 @given(schedules.filter(lambda schedule: schedule.kind != "falcon_power"), st.integers(0, TOTAL))
 def test_other_schedules_leave_the_weight_decay_alone(schedule: ScheduleConfig, step: int) -> None:
-    assert schedule.weight_decay(step) == 1
+    assert schedule.weight_decay(step, TOTAL) == 1
 
 
 @pytest.mark.parametrize(

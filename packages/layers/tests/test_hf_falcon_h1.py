@@ -31,12 +31,14 @@ def their_model(*, norm, before_gate, groups, tied, seed, heads=4, kv_heads=2, b
     multiplier = lambda: 0.5 + torch.rand((), generator=draw).item()  # noqa: E731
     config = transformers.FalconH1Config(
         vocab_size=61, hidden_size=24, num_hidden_layers=2, intermediate_size=40, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=8, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=groups,
+        num_key_value_heads=kv_heads, head_dim=8, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8,
+        mamba_n_groups=groups,
         mamba_d_state=12, mamba_d_conv=4, mamba_chunk_size=8, mamba_rms_norm=norm, mamba_norm_before_gate=before_gate,
         mamba_proj_bias=biases, projectors_bias=biases, attention_bias=biases, mlp_bias=biases,
         tie_word_embeddings=tied, rope_theta=1e4, embedding_multiplier=multiplier(), lm_head_multiplier=multiplier(),
         attention_in_multiplier=multiplier(), attention_out_multiplier=multiplier(), key_multiplier=multiplier(),
-        ssm_in_multiplier=multiplier(), ssm_out_multiplier=multiplier(), ssm_multipliers=[multiplier() for _ in range(5)],
+        ssm_in_multiplier=multiplier(), ssm_out_multiplier=multiplier(),
+        ssm_multipliers=[multiplier() for _ in range(5)],
         mlp_multipliers=[multiplier(), multiplier()], initializer_range=0.1,
     )  # fmt: skip
     torch.manual_seed(seed)

@@ -79,7 +79,7 @@ def test_factories_make_on_the_cpu_what_is_meant_for_a_gpu(name: str) -> None:
 def test_a_cpu_tensor_passes_for_a_cuda_tensor_only_inside(dtype: torch.dtype, spelling: str) -> None:
     tensor = torch.ones(1, dtype=dtype)
     outside = tensor.type()
-    with pytest.raises(ZeroDivisionError), host.cuda_spelling():
+    with pytest.raises(ZeroDivisionError), host.cuda_spelling():  # noqa: PT012
         assert tensor.type() == spelling
         assert tensor.cuda() is tensor
         assert tensor.type(torch.int32).dtype == torch.int32

@@ -8,7 +8,7 @@ reduces the sum once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ class Placement:
 class MixerContext(Protocol):
     """What a mixer may ask of the layout during a forward pass."""
 
-    documents_SB: Tensor | None
-    """Document number of each token (S, B), constant within a document; None where there is one document a row."""
+    @property
+    def documents_SB(self) -> Tensor | None:
+        """Document number of each token (S, B), constant within a document; None where there is one document a row."""
+        ...
 
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum of `partial` over the ranks that hold the same unit of the weight's axis; differentiable. For a norm
@@ -43,6 +45,11 @@ class Mixer(nn.Module):
     """Base of every mixer. Subclasses define `Config` and `forward`, and for decoding `initial_state` and `step`."""
 
     Config: ClassVar[type[MixerConfig]]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The declared weights are attributes."""
 
     def __init__(self, config: MixerConfig, hidden_size: int, place: Placement) -> None:
         super().__init__()

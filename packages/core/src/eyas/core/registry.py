@@ -86,11 +86,14 @@ def _load(point: EntryPoint) -> type[Mixer]:
     try:
         loaded = point.load()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"mixer {point.name!r} of {_package(point)} does not load ({error}); mend or remove it") from error
+        raise ConfigError(
+            f"mixer {point.name!r} of {_package(point)} does not load ({error}); mend or remove it"
+        ) from error
     config = getattr(loaded, "Config", None)
     if getattr(config, "kind", None) != point.name:
         raise ConfigError(
-            f"entry point {point.name!r} of {_package(point)} must name a class decorated with @register({point.name!r})"
+            f"entry point {point.name!r} of {_package(point)} must name a class decorated with "
+            f"@register({point.name!r})"
         )
     return loaded
 

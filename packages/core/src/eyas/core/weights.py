@@ -1,7 +1,8 @@
 """The three ways to declare a weight: `column`, `row` and `replicated`.
 
-A declaration is data: the global shape, and the named axis along which tensor-parallel ranks split it. Parameter counts,
-per-rank shapes, initial values, gradient sums and checkpoint shards all follow from it; a mixer writes none of them.
+A declaration is data: the global shape, and the named axis along which tensor-parallel ranks split it. Parameter
+counts, per-rank shapes, initial values, gradient sums and checkpoint shards all follow from it; a mixer writes none of
+them.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ SEQUENCE = 4096
 
 def print_layers(*, as_json: bool) -> None:
     """Prints every registered mixer: symbol, package, one sentence, options."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "kind": entry.kind,
             "symbol": entry.symbol,

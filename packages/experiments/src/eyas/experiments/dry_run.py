@@ -29,9 +29,10 @@ def print_dry_run(run: RunConfig) -> None:
         soft_wrap=True,
     )
     console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
+    microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     console.print(
-        f"{layout}: {layout.processes} processes; {run.trainer.max_steps} steps of {run.trainer.global_batch} sequences "
-        f"in {layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)} microbatches per replica",
+        f"{layout}: {layout.processes} processes; {run.trainer.max_steps} steps of {run.trainer.global_batch} "
+        f"sequences in {microbatches} microbatches per replica",
         soft_wrap=True,
     )
     console.print(blocks_table(run, spec))

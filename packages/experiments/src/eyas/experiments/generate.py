@@ -54,7 +54,9 @@ def load_model(folder: Path) -> HybridLM:
     run = run_folder.open_run(folder)
     latest = checkpoint.latest(folder / run_folder.CHECKPOINTS)
     if latest is None:
-        raise CheckpointError(f"{folder} has no complete checkpoint; train with trainer.checkpoint_interval, or to the end")
+        raise CheckpointError(
+            f"{folder} has no complete checkpoint; train with trainer.checkpoint_interval, or to the end"
+        )
     model = HybridLM(run.spec)
     with alone():
         state = checkpoint.load({"model": checkpoint.sharded_weights(model, Layout())}, latest)

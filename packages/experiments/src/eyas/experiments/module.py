@@ -61,7 +61,6 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> None:
         """None: the strategy makes Megatron-Core's."""
 
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.engine is not None
         started = time.perf_counter()
@@ -70,7 +69,7 @@ class TrainingModule(LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.optimizer.values = (
             self.run.optimizer.learning_rate * schedule.learning_rate(step, steps),
-            self.run.optimizer.weight_decay * schedule.weight_decay(step),
+            self.run.optimizer.weight_decay * schedule.weight_decay(step, steps),
         )
         optimizer.step()
         updated, grad_norm = optimizer.optimizer.result

@@ -122,7 +122,7 @@ def check(run: RunConfig) -> None:
         )
     if trainer.precision == "float64" and layout.distributed_optimizer:
         raise ConfigError(
-            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose checkpoints hold "
-            "the optimizer's state in float32; set one of them to its default"
+            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose checkpoints "
+            "hold the optimizer's state in float32; set one of them to its default"
         )
     run.schedule.check(trainer.max_steps)

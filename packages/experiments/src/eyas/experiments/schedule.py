@@ -24,8 +24,8 @@ class ScheduleConfig:
     kind: Kind = "wsd"
     """wsd: constant, then a decay at the end; cosine, linear: a decay from the end of the warm-up; constant: no decay;
     falcon_power: learning rate and weight decay fall as t^-1/4, then the learning rate decays at the end."""
-    warmup_steps: int = 100
-    """Steps in which the learning rate rises linearly to its full value, reached in the last of them."""
+    warmup_steps: int | None = None
+    """Steps in which the learning rate rises linearly to its full value; null for a tenth of the run."""
     decay_fraction: float = 0.1
     """Share of the run that is the decay of wsd and falcon_power."""
     decay_steps: int | None = None
@@ -39,7 +39,7 @@ class ScheduleConfig:
         for name, value, known in (("kind", self.kind, KINDS), ("decay_shape", self.decay_shape, DECAY_SHAPES)):
             if value not in known:
                 raise ConfigError(f"schedule.{name}={value} is unknown; choose one of {', '.join(known)}")
-        for name, steps in (("warmup_steps", self.warmup_steps), ("decay_steps", self.decay_steps or 0)):
+        for name, steps in (("warmup_steps", self.warmup_steps or 0), ("decay_steps", self.decay_steps or 0)):
             if steps < 0:
                 raise ConfigError(f"schedule.{name}={steps} must not be negative")
         for name, share in (("decay_fraction", self.decay_fraction), ("min_lr_ratio", self.min_lr_ratio)):
@@ -48,38 +48,43 @@ class ScheduleConfig:
 
     def check(self, total_steps: int) -> None:
         """Raises ConfigError where the stages do not fit into a run of `total_steps`."""
-        if self.warmup_steps > total_steps:
+        warmup = self.warmup(total_steps)
+        if warmup > total_steps:
             raise ConfigError(
-                f"schedule.warmup_steps={self.warmup_steps} is longer than the run of {total_steps} steps; "
+                f"schedule.warmup_steps={warmup} is longer than the run of {total_steps} steps; "
                 f"choose at most {total_steps}"
             )
-        if self.warmup_steps + (decay := self._decay_length(total_steps)) > total_steps:
+        if warmup + (decay := self._decay_length(total_steps)) > total_steps:
             raise ConfigError(
-                f"schedule.warmup_steps={self.warmup_steps} and a decay of {decay} steps do not fit into the run of "
+                f"schedule.warmup_steps={warmup} and a decay of {decay} steps do not fit into the run of "
                 f"{total_steps} steps; shorten schedule.warmup_steps or the decay"
             )
 
     def learning_rate(self, step: int, total_steps: int) -> float:
         """Multiplier of the learning rate in step 0, 1, ... of `total_steps`; the decay ends with the last."""
-        warmup = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        return warmup * self._power(step) * self._decay(step, total_steps)
+        rise = min(1.0, (step + 1) / max(self.warmup(total_steps), 1))
+        return rise * self._power(step, total_steps) * self._decay(step, total_steps)
 
-    def weight_decay(self, step: int) -> float:
+    def weight_decay(self, step: int, total_steps: int) -> float:
         """Multiplier of the weight decay: 1, but for falcon_power, which keeps sqrt(weight decay / learning rate)
         constant between warm-up and decay."""
-        return self._power(step)
+        return self._power(step, total_steps)
 
-    def _power(self, step: int) -> float:
+    def warmup(self, total_steps: int) -> int:
+        """Steps of the warm-up in a run of `total_steps`."""
+        return total_steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+    def _power(self, step: int, total_steps: int) -> float:
         if self.kind != "falcon_power":
             return 1.0
-        reference = max(self.warmup_steps, 1)
+        reference = max(self.warmup(total_steps), 1)
         return math.pow(max(step + 1, reference) / reference, FALCON_EXPONENT)
 
     def _decay_length(self, total_steps: int) -> int:
         if self.kind == "constant":
             return 0
         if self.kind in ("cosine", "linear"):
-            return max(total_steps - self.warmup_steps, 0)
+            return max(total_steps - self.warmup(total_steps), 0)
         return self.decay_steps if self.decay_steps is not None else round(self.decay_fraction * total_steps)
 
     def _decay(self, step: int, total_steps: int) -> float:

@@ -22,10 +22,10 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     console.print(table)
     gain = 1 - metrics["validation_loss"] / metrics["unigram_loss"]
     console.print(f"{abs(gain):.1%} {'below' if gain >= 0 else 'above'} the unigram cross-entropy")
-    if run.sample.prompt is not None:
+    options = run.sample
+    if options.prompt is not None:
         from eyas.experiments.generate import generate
 
-        options = run.sample
         console.print(f"\nSample, continuing {options.prompt!r}:")
         text = generate(
             folder, options.prompt, tokens=options.tokens, temperature=options.temperature, top_k=options.top_k, seed=0

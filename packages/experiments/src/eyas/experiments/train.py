@@ -33,10 +33,13 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
         follow(WORKER, [JOINED])
         return 0
     failures: list[EyasError] = []
+    multirun = False
 
     def run(job: Job) -> None:
+        nonlocal multirun
+        multirun = job.number is not None
         try:
-            if job.number is not None:
+            if multirun:
                 if job_here is not None:
                     raise ConfigError(
                         f"a multirun cannot share one {job_here.launcher} job; start each configuration by itself"
@@ -45,17 +48,17 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
             train_one(job, dry_run=dry_run)
         except EyasError as error:  # not raised here: Hydra would say a line of its own, and end the multirun
             failures.append(error)
-            if job.number is not None:
+            if multirun:
                 note_failure(job, error, dry_run=dry_run)
 
     try:
         compose(arguments, run)
     except UPSTREAM as error:
-        raise explain(error) from error
-    if len(failures) == 1:
+        raise explain(error, arguments) from error
+    if failures and not multirun:
         raise failures[0]
     if failures:
-        raise type(failures[0])(f"{len(failures)} jobs failed; the first: {failures[0]}")
+        raise type(failures[0])(f"{len(failures)} of the jobs failed; eyas results shows them beside the others")
     return 0
 
 

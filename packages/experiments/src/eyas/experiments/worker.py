@@ -1,4 +1,4 @@
-"""One process of a run: `python -m eyas.experiments.worker --run FOLDER --config FILE [--resume]`. Knows nothing of Hydra."""
+"""One process of a run: `python -m eyas.experiments.worker --run FOLDER --config FILE`. Knows nothing of Hydra."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ class Attention(Mixer):
                 "o": row(hidden_size, heads, self.head_dim),
             }
             if self.qkv_bias:
-                for name in "qkv":
-                    declared[f"{name}_bias"] = column(declared[name].axis, self.head_dim, init=zeros, decay=False)
+                for name, split in {"q": heads, "k": kv_heads, "v": kv_heads}.items():
+                    declared[f"{name}_bias"] = column(split, self.head_dim, init=zeros, decay=False)
             if self.qk_norm:
                 declared["q_norm"] = replicated(self.head_dim, init=ones, decay=False)
                 declared["k_norm"] = replicated(self.head_dim, init=ones, decay=False)
@@ -138,7 +138,7 @@ class Attention(Mixer):
         return self.output(attend(q_SBHP, k_SBKP, v_SBKP, mask))
 
     def project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (S, B, D), whose first token has position `first`. Returns rotated q (S, B, H, P), k and v (S, B, K, P)."""
+        """Rotated q (S, B, H, P), rotated k and v (S, B, K, P) of x (S, B, D), whose tokens begin at position `first`."""
         c = self.config
         scales = {"q": None, "k": c.key_multiplier, "v": None}
         q, k, v = (

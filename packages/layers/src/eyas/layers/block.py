@@ -18,10 +18,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
         self.branches = nn.ModuleDict(
-            {
-                name: mixer(spec.layers[name].kind).mixer(spec.layers[name], spec.hidden_size, place)
-                for name in layers
-            }
+            {name: mixer(spec.layers[name].kind).mixer(spec.layers[name], spec.hidden_size, place) for name in layers}
         )
 
     def forward(self, h_sBD: Tensor, context: Context) -> Tensor:

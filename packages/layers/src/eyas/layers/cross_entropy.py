@@ -16,7 +16,8 @@ IGNORED = -100
 def cross_entropy(logits_SBV: Tensor, labels_SB: Tensor, first: int, context: Context) -> Tensor:
     """-log softmax(logits)[label] of each token, (S, B), in at least float32; 0 where the label is IGNORED.
 
-    logits: (S, B, V), this rank's part of the vocabulary, which starts at token `first`; labels: (S, B), all ranks alike.
+    logits: (S, B, V), this rank's part of the vocabulary, which starts at token `first`; labels: (S, B), all ranks
+    alike.
     """
     return _CrossEntropy.apply(logits_SBV, labels_SB, first, context)
 
@@ -43,7 +44,7 @@ class _CrossEntropy(torch.autograd.Function):
         return (normaliser.log() - chosen).masked_fill(~counted, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient_SB: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_SB: Tensor) -> tuple[Tensor, None, None, None]:
         softmax, index, here, counted = ctx.saved_tensors
         gradient = gradient_SB.masked_fill(~counted, 0.0)[..., None]
         logits = softmax * gradient

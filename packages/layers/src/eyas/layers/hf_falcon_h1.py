@@ -118,8 +118,8 @@ SCALARS = ("A_log", "D", "dt_bias")
 
 
 def mamba2_weights(rest: dict[str, Tensor], prefix: str, config: Mamba2.Config) -> dict[str, Tensor]:
-    """Takes one Mamba-2 mixer's tensors out of `rest`: the fused projection [z | x | B | C | dt] and the convolution over
-    [x | B | C], each as its parts."""
+    """Takes one Mamba-2 mixer's tensors out of `rest`: the fused projection [z | x | B | C | dt] and the convolution
+    over [x | B | C], each as its parts."""
     group = config.num_groups * config.state_size
     parts = {"z": config.inner_size, "x": config.inner_size, "B": group, "C": group, "dt": config.num_heads}
     convolved = [parts[name] for name in "xBC"]

@@ -5,9 +5,14 @@ from torch import Tensor
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, scale_in: float | None = None, scale_out: float | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    scale_in: float | None = None,
+    scale_out: float | None = None,
 ) -> Tensor:
-    """scale_out * ((scale_in * x) @ weight.T + bias). x: (..., in), weight: (out, in), bias: (out,). Returns (..., out).
+    """scale_out * ((scale_in * x) @ weight.T + bias), (..., out). x: (..., in), weight: (out, in), bias: (out,).
 
     The scales, 1 where None, ride on the matrix product's own factor, so that they cost no pass over the output.
     """

@@ -73,7 +73,8 @@ class Mamba2(Mixer):
             at_least_one(self, "num_heads", "head_dim", "state_size", "num_groups", "conv_kernel")
             if self.num_heads % self.num_groups:
                 raise ConfigError(
-                    f"num_groups={self.num_groups} must divide num_heads={self.num_heads}; heads share B and C in equal groups"
+                    f"num_groups={self.num_groups} must divide num_heads={self.num_heads}; "
+                    "heads share B and C in equal groups"
                 )
             if not 0 < self.time_step_min <= self.time_step_max:
                 raise ConfigError(
@@ -129,7 +130,8 @@ class Mamba2(Mixer):
             self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
         ) -> float:
             """With the chunked scan. Per token: the convolution's input, the scan's operands and result, what the gate,
-            the norm and the projection behind them read. Per sequence: the convolution's history, the scan's states."""
+            the norm and the projection behind them read. Per sequence: the convolution's history, the scan's states.
+            Once: A and its exponential, zeros for a convolution without bias."""
             wide = max(element, 4)
             inner, heads = self.inner_size / tensor, self.num_heads / tensor
             groups = max(1.0, self.num_groups / tensor)
@@ -140,7 +142,8 @@ class Mamba2(Mixer):
             chunks = math.ceil(sequence_length / (self.chunk_size or best_chunk(self.state_size)))
             history = (self.conv_kernel - 1) * channels * element
             states = (chunks + 1) * inner * self.state_size * wide
-            return microbatch * (sequence_length * per_token + history + states)
+            once = 2 * heads * wide + (0 if self.conv_bias else channels * element)
+            return microbatch * (sequence_length * per_token + history + states) + once
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             """The convolution's history, and the scan's state in at least float32."""

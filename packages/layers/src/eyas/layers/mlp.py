@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -19,7 +20,7 @@ from eyas.core.weights import Axis, Weight, column, replicated, row
 from eyas.layers.initial import zeros
 from eyas.layers.linear import linear
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "squared_relu": lambda x: F.relu(x).square(),

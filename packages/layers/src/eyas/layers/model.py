@@ -33,7 +33,7 @@ class Stage:
 
 
 class HybridLM(nn.Module):
-    """A stack of blocks given by a pattern. Parameter names are global: a stage's are the same as in the whole model."""
+    """A stack of blocks given by a pattern. Parameter names are global: a stage has those of the whole model."""
 
     def __init__(self, spec: ModelSpec, context: Context | None = None, stage: Stage | None = None) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
 
 def norm_weight(width: int) -> Weight:
-    """Declaration of a norm's weight on the residual stream: its gradient is whole on every rank that sees all tokens."""
+    """A norm's weight on the residual stream: its gradient is whole on every rank that sees all tokens."""
     return replicated(width, init=ones, decay=False, partial_gradient=False)
 
 

@@ -55,7 +55,7 @@ def ssd_chunked(
         chunk_size or best_chunk(N),
         compiled,
     )
-    return scan  # type: ignore[no-any-return]
+    return scan
 
 
 def best_chunk(N: int) -> int:

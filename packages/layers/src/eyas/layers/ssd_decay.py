@@ -17,7 +17,7 @@ CUT = 40.0
 """A decay beyond exp(-CUT) is exactly zero: beneath every rounding, and denormals slow a CPU down a hundredfold."""
 
 SPREAD = 40.0
-"""Row and column factors lie within exp(+-SPREAD); the product of two still keeps clear of float32's ends, exp(+-87)."""
+"""Row and column factors lie within exp(+-SPREAD); the product of two keeps clear of float32's ends, exp(+-87)."""
 
 STEP = 4 * CUT
 """The log decay of one token is not followed further than this, so that sums stay finite."""

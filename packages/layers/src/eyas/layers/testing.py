@@ -84,7 +84,8 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
     """Raises AssertionError for the first quantity that differs by more than the tolerance."""
     stepped = CLIPPED_TOLERANCE if trial.optimizer.clip_norm else TOLERANCE
     for step in range(trial.steps):
-        compare(f"loss of step {step}", actual.losses[step], expected.losses[step], TOLERANCE if step == 0 else stepped, layout)
+        losses = actual.losses[step], expected.losses[step]
+        compare(f"loss of step {step}", *losses, TOLERANCE if step == 0 else stepped, layout)
         norms = actual.grad_norms[step], expected.grad_norms[step]
         compare(f"gradient norm of step {step}", *norms, CLIPPED_TOLERANCE, layout)
     assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
@@ -122,7 +123,9 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     dtype = torch.float64
     spec, here = load_model(trial.model), stage_here()
     stage = Stage(
-        split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)[here], here == 0, here == layout.pipeline - 1
+        split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)[here],
+        here == 0,
+        here == layout.pipeline - 1,
     )
     model = HybridLM(spec, context_here(layout, dtype), stage).initialise(trial.seed)
     engine = Engine(
@@ -140,7 +143,8 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
         parts = zip(*(tensor.split(trial.microbatch) for tensor in rows.values()), strict=True)
         losses.append(engine.train_step([dict(zip(rows, part, strict=True)) for part in parts]))
         if step == 0 and not layout.distributed_optimizer:
-            gradients = whole({name: p.main_grad for name, p in model.named_parameters()}, model, layout)
+            reduced = {name: p.main_grad for name, p in model.named_parameters()}  # type: ignore[attr-defined]
+            gradients = whole(reduced, model, layout)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
     weights = whole({name: p.detach() for name, p in model.named_parameters()}, model, layout)
     return Outcome(losses, grad_norms, gradients, weights) if dist.get_rank() == 0 else None
@@ -150,7 +154,7 @@ def whole(local: Mapping[str, Tensor], model: torch.nn.Module, layout: Layout) -
     """Every parameter's whole tensor from the parts that all ranks hold. Raises AssertionError where two ranks hold
     different values for one entry."""
     rank = dist.get_rank() % layout.tensor
-    declared: dict[str, Weight] = {name: p.declared for name, p in model.named_parameters()}  # type: ignore[attr-defined,misc]
+    declared: dict[str, Weight] = {name: p.declared for name, p in model.named_parameters()}  # type: ignore[attr-defined]
     parts = [
         (name, declared[name].but(init=None), declared[name].local_slices(rank, layout.tensor), tensor.double().clone())
         for name, tensor in local.items()

@@ -106,7 +106,9 @@ class Engine:
 
     def sharded_state(self, *, loading: bool) -> dict[str, Any]:
         """This rank's weights and optimizer state as parts of whole tensors, to save or to load into."""
-        tied_copy = self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
+        tied_copy = (
+            self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
+        )
         weights = checkpoint.sharded_weights(self.model, self.layout, tied_copy=tied_copy)
         state: dict[str, Any] = {"model": weights}
         if self.optimizer is not None:
@@ -175,9 +177,7 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
     )
 
 
-def megatron_optimizer(
-    options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]
-) -> Any:
+def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]) -> Any:
     """Megatron-Core's optimizer; weights that opt out of decay are known by their declaration."""
     config = OptimizerConfig(
         optimizer="adam",

@@ -138,8 +138,8 @@ def _signals_restored() -> Iterator[None]:
 
 
 def follow(module: str, arguments: Sequence[str]) -> None:
-    """Runs `python -m module arguments...` as this rank of the torchrun or SLURM job that this process is part of; rank 0
-    says what there is to do. Raises WorkerError where it fails."""
+    """Runs `python -m module arguments...` as this rank of the torchrun or SLURM job that this process is part of;
+    rank 0 says what there is to do. Raises WorkerError where it fails."""
     job = joined()
     assert job is not None
     code = _run_to_end([sys.executable, "-m", module, *arguments])

@@ -11,7 +11,7 @@ from eyas.parallel.megatron import ModelType, TransformerConfig
 
 
 class StageModule(nn.Module):
-    """Wraps a model whose forward takes a microbatch's tensors and `hidden_sBD`; adds the names that schedules look for."""
+    """Wraps a model whose forward takes a microbatch and `hidden_sBD`; adds the names that schedules look for."""
 
     model_type = ModelType.encoder_or_decoder
 

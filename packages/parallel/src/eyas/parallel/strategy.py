@@ -30,12 +30,12 @@ class TrainsWithEngine(Protocol):
     """What the strategy needs of a LightningModule."""
 
     def make_engine(self, fitting: bool) -> Engine:
-        """The engine around the model that `configure_model` built; without an optimizer unless fitting."""
+        """The engine around the model of `configure_model`; without an optimizer unless fitting."""
         ...
 
 
 class EngineOptimizer(torch.optim.Optimizer):
-    """torch.optim's face of the engine: lets Lightning count steps. Learning rates are set by whoever calls `update`."""
+    """torch.optim's face of the engine: lets Lightning count steps. `values` are set before each."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -58,7 +58,7 @@ class EngineOptimizer(torch.optim.Optimizer):
 
 
 class MegatronStrategy(ParallelStrategy):
-    """Runs a LightningModule on Megatron-Core process groups; processes come from torch's elastic launcher or SLURM."""
+    """Runs a LightningModule on Megatron-Core's process groups; the processes come from torch's launcher or SLURM."""
 
     strategy_name = "megatron"
     restore_checkpoint_after_setup = True
@@ -81,7 +81,7 @@ class MegatronStrategy(ParallelStrategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
-        fabric_rank_zero_only.rank = rank_zero_only.rank = self.global_rank
+        fabric_rank_zero_only.rank = rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
         groups.initialise(self.layout)
@@ -106,7 +106,7 @@ class MegatronStrategy(ParallelStrategy):
         """Nothing: the layout decides device and dtype."""
         yield
 
-    def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **options: Any) -> None:  # type: ignore[override]
+    def optimizer_step(self, optimizer: Any, closure: Any, model: Any = None, **options: Any) -> None:
         """Calls the optimizer alone: the closure's work, forward and backward, is done in `training_step`."""
         optimizer.step()
 
@@ -134,11 +134,11 @@ class MegatronStrategy(ParallelStrategy):
         """Empty, for the same reason."""
         return {}
 
-    def save_checkpoint(self, checkpoint_: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:  # type: ignore[override]
+    def save_checkpoint(self, checkpoint_: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         assert self.engine is not None
         checkpoint.save({**self.engine.sharded_state(loading=False), "lightning": checkpoint_}, Path(filepath))
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:  # type: ignore[override]
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         assert self.engine is not None
         self._loaded = checkpoint.load(self.engine.sharded_state(loading=True), Path(checkpoint_path))
         return self._loaded.pop("lightning")

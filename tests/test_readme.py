@@ -1,0 +1,98 @@
+"""What the README and the other pages say can be done, can be done."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyas.core.registry import mixers
+from eyas.experiments.cli import build_parser, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path for part in ("README.md", "docs/**/*.md", "packages/*/*.md", "examples/*/*.md") for path in ROOT.glob(part)
+)
+README = (ROOT / "README.md").read_text()
+RUN = ("layers", "models")
+"""Commands that are run as they stand; training is composed, checked and costed; of the others the options are read."""
+
+
+def blocks(path, *languages):
+    """Text of a page's fenced blocks in these languages; "" is a block that names none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def commands(path):
+    """The `eyas` commands in a page's blocks, as words."""
+    lines = (line for text in blocks(path, "bash", "") for line in text.replace("\\\n", " ").splitlines())
+    return [words[1:] for line in lines if (words := shlex.split(line, comments=True))[:1] == ["eyas"]]
+
+
+def cases(find):
+    """A test case for each thing that `find` finds in a page."""
+    named = [(f"{path.relative_to(ROOT)}: {index}", thing) for path in PAGES for index, thing in enumerate(find(path))]
+    return pytest.mark.parametrize("thing", [thing for _, thing in named], ids=[name for name, _ in named])
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The example package as `pip install` leaves it, on the path."""
+    folder = tmp_path_factory.mktemp("example")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*install, "--target", str(folder), str(ROOT / "examples" / "gated_conv")], check=True)
+    sys.path.append(str(folder))
+    mixers.cache_clear()
+    yield
+    sys.path.remove(str(folder))
+    mixers.cache_clear()
+
+
+@cases(commands)
+def test_commands_are_accepted(thing, example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if thing[0] in RUN or "--help" in thing:
+        with contextlib.suppress(SystemExit):
+            assert main(thing) == 0
+    elif thing[0] == "train":
+        costed = [] if {"--dry-run", "--cfg"} & {*thing} else ["--dry-run"]
+        assert main([*thing, *costed]) == 0
+    else:
+        _, unknown = build_parser().parse_known_args(thing)
+        assert not unknown
+    assert not (tmp_path / "runs").exists()
+    assert "Error" not in capsys.readouterr().err
+
+
+@cases(lambda path: blocks(path, "python"))
+def test_python_prints_what_its_comments_say(thing):
+    said = re.findall(r"^print\(.*\)  # (.*)$", thing, re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(thing, "<page>", "exec"), {"__name__": "page"})
+    assert printed.getvalue().splitlines() == said
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_sessions_exist():
+    known = set(re.findall(r"@nox\.session.*\ndef (\w+)", (ROOT / "noxfile.py").read_text()))
+    told = {name for path in PAGES for name in re.findall(r"nox -s (\w+)", path.read_text())}
+    assert {"quickstart", "tests", "proofs", "lint", "bench", "wheels", "gpu"} <= known
+    assert told <= known
+
+
+def test_continuous_integration_runs_the_command_that_tests():
+    (command,) = re.findall(r"^(python3 -m pip install nox && python3 -m nox -s tests)$", README, re.MULTILINE)
+    script = (ROOT / ".ci" / "run").read_text()
+    assert all(step in script for step in command.split(" && "))
