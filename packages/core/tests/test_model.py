@@ -42,8 +42,8 @@ def test_a_law_gives_the_multipliers_that_are_open():
 
 def test_a_multiplier_that_is_set_wins_over_the_law():
     layers = {"a": {"kind": "box", "scale": 0.0}, "b": {"kind": "box"}}
-    spec = load_model(model(mup="falcon_h1", layers=layers, embedding_multiplier=0.0, lm_head_multiplier=2))
-    assert (spec.embedding_multiplier, spec.lm_head_multiplier) == (0.0, 2.0)
+    spec = load_model(model(mup="falcon_h1", layers=layers, embedding_multiplier=2, lm_head_multiplier=0.0))
+    assert (spec.embedding_multiplier, spec.lm_head_multiplier) == (2.0, 0.0)
     assert (spec.layers["a"].scale, spec.layers["b"].scale) == (0.0, FALCON_H1.lm_head(8))
 
 

@@ -4,7 +4,6 @@
 from types import SimpleNamespace
 
 import mixers
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st

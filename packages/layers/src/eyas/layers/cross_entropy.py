@@ -23,7 +23,10 @@ def cross_entropy(logits_SBV: Tensor, labels_SB: Tensor, first: int, context: Co
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Keeps the softmax alone; the backward pass communicates nothing, since each rank owns its logits."""
+    """Keeps the softmax alone; the backward pass communicates nothing, since each rank owns its logits.
+
+    It turns the softmax itself into the gradient, so there is no second backward pass: these are a step's largest tensors.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, first: int, context: Context) -> Tensor:
@@ -47,6 +50,6 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient_SB: Tensor) -> tuple[Tensor, None, None, None]:
         softmax, index, here, counted = ctx.saved_tensors
         gradient = gradient_SB.masked_fill(~counted, 0.0)[..., None]
-        logits = softmax * gradient
+        logits = softmax.mul_(gradient)
         logits.scatter_add_(-1, index, -(gradient * here[..., None]))
         return logits.to(ctx.dtype), None, None, None

@@ -178,7 +178,10 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
 
 
 def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]) -> Any:
-    """Megatron-Core's optimizer; weights that opt out of decay are known by their declaration."""
+    """Megatron-Core's optimizer; weights that opt out of decay are known by their declaration.
+
+    torch's AdamW makes its step in one pass over memory where its groups ask for it; Megatron-Core does not ask.
+    """
     config = OptimizerConfig(
         optimizer="adam",
         lr=options.learning_rate,
@@ -193,4 +196,7 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
     )
     opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.decay)
     overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}
-    return get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
+    made = get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
+    for group in made.param_groups:
+        group["fused"] = True
+    return made
