@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 SMALL = (
-    "model.mup=null", "model.hidden_size=32", "model.repeat=1", "model.layers.ssm.num_heads=4", "model.layers.ssm.head_dim=8",
+    "model.mup=null", "model.hidden_size=32", "model.repeat=1",
+    "model.layers.ssm.num_heads=4", "model.layers.ssm.head_dim=8",
     "model.layers.ssm.state_size=8", "model.layers.attn.head_dim=8", "model.layers.ffn.intermediate_size=48",
     "data.vocab_size=400", "data.sequence_length=32", "data.validation_sequences=8",
     "trainer.max_steps=20", "trainer.global_batch=8", "trainer.microbatch=2", "trainer.checkpoint_interval=10",

@@ -138,7 +138,7 @@ class Attention(Mixer):
         return self.output(attend(q_SBHP, k_SBKP, v_SBKP, mask))
 
     def project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q (S, B, H, P), rotated k and v (S, B, K, P) of x (S, B, D), whose tokens begin at position `first`."""
+        """q (S, B, H, P), k and v (S, B, K, P) of x (S, B, D), whose tokens begin at position `first`."""
         c = self.config
         scales = {"q": None, "k": c.key_multiplier, "v": None}
         q, k, v = (
