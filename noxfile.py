@@ -32,14 +32,14 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests (-- -k scan, or any other option of pytest)."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *session.posargs)
 
 
 @nox.session
 def proofs(session: nox.Session) -> None:
     """Run the tests at length: the slow ones too, with many random examples each."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "-m", "not gpu", *session.posargs, env={"EYAS_PROFILE": "proofs"})
+    session.run("python", "-m", "pytest", "-m", "not gpu", *session.posargs, env={"EYAS_PROFILE": "proofs"})
 
 
 @nox.session
@@ -49,7 +49,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy", *(word for name in NAMESPACES for word in ("-p", name)))
-    session.run("pytest", "--noconftest", "-q", "tests/test_import_direction.py")
+    session.run("python", "-m", "pytest", "--noconftest", "-q", "tests/test_import_direction.py")
 
 
 @nox.session

@@ -15,6 +15,7 @@ from falcon_h1 import BEST_CHUNK, FALCON_H1_CHUNK, SIZES, our_model, their_model
 from measure import side_by_side, table
 from torch import Tensor, nn
 
+from eyas.layers.mamba2 import Mamba2
 from eyas.parallel.context import Context
 
 BATCH, LENGTH = 2, 2048
@@ -45,7 +46,8 @@ def compare(size: str, steep: bool, compiled: bool, repetitions: int) -> None:
             theirs.model.layers[0].mamba, x_SBD.transpose(0, 1).contiguous(), dy_SBD.transpose(0, 1).contiguous()
         )
     for kernel in ("chunked", "compiled") if compiled else ("chunked",):
-        mixer = our_model(theirs).blocks["0"].branches["ssm"]
+        mixer = our_model(theirs).get_submodule("blocks.0.branches.ssm")
+        assert isinstance(mixer, Mamba2)
         mixer.config = replace(mixer.config, kernel=kernel)
         candidates[f"eyas {kernel}"] = both_ways(mixer, x_SBD, dy_SBD, Context())
     names = list(candidates)

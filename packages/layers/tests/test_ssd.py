@@ -201,6 +201,18 @@ def test_low_precision_stays_near_the_recurrence(dtype: torch.dtype, tolerance: 
         assert (ours - exact).norm() <= tolerance * exact.norm()
 
 
+@pytest.mark.parametrize("decay", [0.05, 1.0, 3.0, 20.0])
+@pytest.mark.parametrize("small", [1.0, 0.03])
+def test_float32_gradient_of_the_decay_is_not_drowned(decay: float, small: float) -> None:
+    """By the skip D x, by states that decay within a chunk, or by factors near the ends of float32: what the log decay
+    gets is the small difference of large sums. Every operand and gradient stays within a hundred roundings."""
+    x, dt, A, B, C, D = (t.float().double() for t in draw_operands(0, 300, 2, 1, 4, 8, 16, decay))
+    weights = torch.randn_like(x).float().double(), torch.zeros(2, 4, 8, 16, dtype=torch.float64)
+    case = Case([x, dt, A, B * small, C * small, D], None, None, weights)
+    for ours, exact in zip(case.results(torch.float32), case.results(kernel="sequential"), strict=True):
+        assert (ours - exact).abs().max() <= 6e-6 * exact.abs().max()
+
+
 def test_low_precision_keeps_states_in_float32() -> None:
     operands = [t.bfloat16() for t in draw_operands(0, 10, 1, 1, 2, 4, 4, 1.0)]
     for kernel in ("chunked", "sequential"):

@@ -25,7 +25,7 @@ def cross_entropy(logits_SBV: Tensor, labels_SB: Tensor, first: int, context: Co
 class _CrossEntropy(torch.autograd.Function):
     """Keeps the softmax alone; the backward pass communicates nothing, since each rank owns its logits.
 
-    It turns the softmax itself into the gradient, so there is no second backward pass: these are a step's largest tensors.
+    It turns the softmax, one of a step's largest tensors, into the gradient in place; a second one is refused.
     """
 
     @staticmethod

@@ -34,6 +34,8 @@ def ssd(
     dt is positive already and A negative; head h reads group h // (H / G). Where `documents` (S, B) changes from one
     token to the next the state starts again from zero, exactly; `initial_state` belongs to the first token's document.
     States are kept in at least float32. `chunk_size` is a matter of speed alone; None takes the kernel's own.
+    "compiled" runs the chunked kernel through torch.compile: a little less memory, but on the CPU measured no faster,
+    as matrix products take most of the time either way; so "auto" never takes it.
     """
     _check_shapes(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN)
     starts_SB = None if documents_SB is None else document_starts(documents_SB)
