@@ -3,8 +3,8 @@
 python benchmarks/training_step.py [--sizes tiny] [--steep] [--threads 1] [--repetitions 5]
 
 A step is forward, loss, backward, clipping and AdamW in float32. Ours runs through the engine that training uses
-(Megatron-Core's schedule, buffers and optimizer, in a group of one), and as plain autograd. The last row is the time of
-the weights' matrix products alone, which no implementation gets around: it bounds every ratio. Memory is everything that
+(Megatron-Core's schedule, buffers and optimizer, in a group of one), and as plain autograd. The last row is the
+time of the weights' matrix products alone, which bounds every ratio. Memory is everything that
 torch holds from the empty model to the end of a second step: weights, optimizer, activations.
 """
 # S sequence, B batch, V vocabulary
@@ -71,7 +71,7 @@ def compare(size: str, steep: bool, repetitions: int) -> None:
         torch.testing.assert_close(
             torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=0, msg=f"{name}: {found}"
         )
-    steps = {name: build() for name, build in variants.items()}
+    steps: dict[str, Callable[[], object]] = {name: build() for name, build in variants.items()}
     steps["matrix products of the weights alone"] = matrix_products(our_model(their_model(size, BEST_CHUNK)), B * S)
     peaks["matrix products of the weights alone"] = 0
     title = f"training step {size}: b{B} l{S}{' steep' if steep else ''}"

@@ -75,19 +75,20 @@ class TrainingModule(LightningModule):
         updated, grad_norm = optimizer.optimizer.result
         seconds = time.perf_counter() - started
         tokens = self.run.trainer.global_batch * self.run.data.sequence_length
-        self.log_dict(
-            {
-                "train/loss": loss,
-                "grad_norm": grad_norm,
-                "skipped": 0.0 if updated else 1.0,
-                "learning_rate": optimizer.optimizer.values[0],
-                "weight_decay": optimizer.optimizer.values[1],
-                "tokens_per_second": tokens / seconds,
-                "tflops": training_flops(self.spec, self.run.data.sequence_length) * tokens / seconds / 1e12,
-                "step_seconds": seconds,
-                "memory_gib": memory_gib(),
-            }
-        )
+        metrics = {
+            "train/loss": loss,
+            "grad_norm": grad_norm,
+            "skipped": 0.0 if updated else 1.0,
+            "learning_rate": optimizer.optimizer.values[0],
+            "weight_decay": optimizer.optimizer.values[1],
+            "tokens_per_second": tokens / seconds,
+            "tflops": training_flops(self.spec, self.run.data.sequence_length) * tokens / seconds / 1e12,
+            "step_seconds": seconds,
+            "memory_gib": memory_gib(),
+        }
+        self.log_dict(metrics, logger=False)
+        for logger in self.loggers:  # at once: Lightning would write the row only after the step's checkpoint
+            logger.log_metrics(metrics, step)
 
     def on_validation_epoch_start(self) -> None:
         self._validation = (0.0, 0)

@@ -10,8 +10,9 @@ from eyas.core.errors import LayoutError
 
 def split(blocks: int, stages: int, cuts: Sequence[int] = ()) -> list[range]:
     """The blocks of each stage, in order. `cuts` are the numbers of blocks before each cut, as a pattern's `|` gives
-    them; without cuts the blocks are divided as evenly as possible, and the first stages take one more each."""
-    if cuts:
+    them, and mean nothing to a single stage; without cuts the blocks are divided as evenly as possible, and the first
+    stages take one more each."""
+    if cuts and stages > 1:
         return _cut(blocks, stages, cuts)
     if stages > blocks:
         raise LayoutError(
