@@ -30,7 +30,6 @@ BEST_CHUNK = 64
 
     """Hugging Face's model, the same weights at every call. Decays are drawn as Mamba-2's authors do, or if `steep`
     left as Hugging Face has them, with states that die within a few tokens."""
-    as Hugging Face has them, with states that die within a few tokens."""
     torch.manual_seed(0)
     config = FalconH1Config(
         **{**SIZES[size], "vocab_size": 4096, "mamba_n_groups": 1, "mamba_chunk_size": chunk, **options},
