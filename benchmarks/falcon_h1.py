@@ -28,6 +28,7 @@ BEST_CHUNK = 64
 """The chunk that Hugging Face's torch code is fastest with on a CPU."""
 
 
+def their_model(size: str, chunk: int, *, steep: bool = False, **options: Any) -> FalconH1ForCausalLM:
     """Hugging Face's model, the same weights at every call. Decays are drawn as Mamba-2's authors do, or if `steep`
     left as Hugging Face has them, with states that die within a few tokens."""
     torch.manual_seed(0)

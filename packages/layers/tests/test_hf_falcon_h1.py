@@ -20,7 +20,7 @@ RELATIVE = 1e-5
 
 Rounding alone must stay well below that in either implementation, so the models drawn here are as in training: weights
 near their scale at initialisation, decays of a trained Mamba-2 (Hugging Face's own dt_bias of 1 lets a state die within
-two tokens), the training loss. There each lies within 6e-6 of the same model in float64, over hundreds of draws.
+two tokens), the training loss. There each lies within 7e-6 of the same model in float64, over hundreds of draws.
 """
 COMBINATIONS = list(itertools.product([False, True], [False, True], [1, 2], [False, True]))
 
