@@ -19,9 +19,9 @@ from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import Axis, Weight, column, replicated, row
 from eyas.layers.conv import causal_conv, conv_step
+from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
-from eyas.layers.norm import gated_group_norm
 from eyas.layers.ssd import ssd, ssd_step
 from eyas.layers.ssd_chunked import best_chunk
 
@@ -138,7 +138,7 @@ class Mamba2(Mixer):
             channels = inner + 2 * groups * self.state_size
             time_steps = 2 if self.time_step_limit == UNLIMITED else 3
             per_token = 2 * channels * element + time_steps * heads * wide + inner * wide
-            per_token += inner * (5 * wide + element) + groups * wide if self.gated_norm else 4 * inner * element
+            per_token += 3 * inner * element + groups * wide if self.gated_norm else 4 * inner * element
             chunks = math.ceil(sequence_length / (self.chunk_size or best_chunk(self.state_size)))
             history = (self.conv_kernel - 1) * channels * element
             states = (chunks + 1) * inner * self.state_size * wide
