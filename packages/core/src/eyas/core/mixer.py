@@ -2,11 +2,13 @@
 
 A mixer maps the normed input x (S, B, D) to a partial sum (S, B, D) over the tensor-parallel ranks. Its weights are the
 ones that its Config declares; it communicates nothing. The block around it gathers the input, adds the branches and
-reduces the sum once.
+reduces the sum once. A mixer whose work follows the tokens, a mixture of experts, says so in its Config and maps this
+rank's own tokens to their complete output instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.core.mixer_config import MixerConfig
+from eyas.core.routing import Dispatched, Routed, RoutingRule
 from eyas.core.weights import Weight
 
 
@@ -40,6 +43,15 @@ class MixerContext(Protocol):
         whose statistics span more heads than one rank has."""
         ...
 
+    def route(self, logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None) -> Routed:
+        """Experts for each of this rank's tokens, from the router's logits in at least float32. The bias takes part in
+        choosing alone."""
+        ...
+
+    def dispatch(self, x_sBD: Tensor, routed: Routed, rule: RoutingRule) -> Dispatched:
+        """This rank's tokens, sent to their experts."""
+        ...
+
 
 class Mixer(nn.Module):
     """Base of every mixer. Subclasses define `Config` and `forward`, and for decoding `initial_state` and `step`."""
@@ -58,11 +70,23 @@ class Mixer(nn.Module):
         self.place = place
         self.declared = config.weights(hidden_size)
         for name, weight in self.declared.items():
-            self.register_parameter(name, empty_parameter(weight, place))
+            if weight.trained:
+                self.register_parameter(name, empty_parameter(weight, place))
+            else:
+                self.register_buffer(name, empty_buffer(weight, place))
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         """x: (S, B, D), normed input, the whole sequence. Returns (S, B, D), this rank's part of the sum."""
         raise NotImplementedError
+
+    def on_own_tokens(self, x_sBD: Tensor, context: MixerContext) -> Tensor:
+        """x: (s, B, D), normed input, this rank's own tokens. Returns their complete output, (s, B, D)."""
+        raise NotImplementedError
+
+    def after_batch(self, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Called once per global batch, after its backward passes, for what rules rather than gradients change. `total`
+        sums a tensor over the ranks that saw other tokens. Returns figures for the log, by name."""
+        return {}
 
     def initial_state(self, batch: int) -> Any:
         """Decoding state before the first token, for `batch` sequences."""
@@ -85,7 +109,21 @@ class Mixer(nn.Module):
 
 def empty_parameter(weight: Weight, place: Placement) -> nn.Parameter:
     """An unfilled parameter for this rank's part of `weight`; the declaration travels along as `.declared`."""
-    dtype = torch.float32 if weight.float32 and place.dtype.itemsize < 4 else place.dtype
-    parameter = nn.Parameter(torch.empty(weight.local_shape(place.tensor), dtype=dtype, device=place.device))
+    parameter = nn.Parameter(empty_buffer(weight, place))
     parameter.declared = weight  # type: ignore[attr-defined]
     return parameter
+
+
+def empty_buffer(weight: Weight, place: Placement) -> Tensor:
+    """The same for a tensor that is not trained."""
+    dtype = torch.float32 if weight.float32 and place.dtype.itemsize < 4 else place.dtype
+    tensor = torch.empty(weight.local_shape(place.tensor), dtype=dtype, device=place.device)
+    tensor.declared = weight  # type: ignore[attr-defined]
+    return tensor
+
+
+def declared_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, Weight]]:
+    """Every declared tensor of a model by its global name: the parameters, then what is not trained."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if hasattr(tensor, "declared"):
+            yield name, tensor, tensor.declared

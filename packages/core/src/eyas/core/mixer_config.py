@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from eyas.core.errors import ConfigError
@@ -27,6 +28,13 @@ class MixerConfig:
     """The registered name; set by `register`."""
     carries_documents: ClassVar[bool] = False
     """Whether packed documents are kept apart; a mixer that says no refuses them."""
+    owns_tokens: ClassVar[bool] = False
+    """Whether the mixer works on each rank's own tokens, with `Mixer.on_own_tokens`."""
+
+    @property
+    def sees_sequence(self) -> bool:
+        """Whether the mixer reads the whole sequence, with `Mixer.forward`; a mixer may do both."""
+        return True
 
     @classmethod
     def sizes_for(cls, hidden_size: int) -> dict[str, int]:
@@ -39,9 +47,13 @@ class MixerConfig:
         raise NotImplementedError
 
     def parameters(self, hidden_size: int, tensor: int = 1) -> int:
-        """Number of weights on one of `tensor` ranks (all of them for tensor=1)."""
-        shapes = (weight.but(shape=weight.local_shape(tensor)) for weight in self.weights(hidden_size).values())
-        return sum(weight.numel for weight in shapes)
+        """Number of trained weights on one of `tensor` ranks (all of them for tensor=1)."""
+        trained = (weight for weight in self.weights(hidden_size).values() if weight.trained)
+        return sum(prod(weight.local_shape(tensor)) for weight in trained)
+
+    def active_parameters(self, hidden_size: int) -> int:
+        """Number of the weights that one token uses."""
+        return self.parameters(hidden_size)
 
     def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
         """Forward FLOPs per token, a multiply-add counted as two; training takes three times as many."""

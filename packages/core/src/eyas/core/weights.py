@@ -75,6 +75,10 @@ class Weight:
     partial_gradient: bool = True
     """Each rank's gradient is a part of the sum (true inside a mixer, where every rank works on its own heads)."""
 
+    trained: bool = True
+    """Whether gradients change it. What a rule of its own changes, a router's selection bias say, is kept as a buffer:
+    saved with the weights, and not counted among them."""
+
     @property
     def numel(self) -> int:
         return prod(self.shape)

@@ -105,6 +105,11 @@ def check(run: RunConfig) -> None:
             mixer.check_tensor(spec.hidden_size, layout.tensor)
         except LayoutError as error:
             raise LayoutError(f"model.layers.{name}: {error}") from error
+        if mixer.owns_tokens and layout.tensor > 1 and not layout.sequence:
+            raise LayoutError(
+                f"model.layers.{name} ({mixer.kind}) works on each rank's own tokens, so layout.tensor={layout.tensor} "
+                "needs layout.sequence=true"
+            )
         if run.data.isolate_documents and not mixer.carries_documents:
             raise ConfigError(
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from eyas.core.errors import CheckpointError
-from eyas.core.weights import Weight
+from eyas.core.mixer import declared_tensors
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_checkpointing, parallel_state
 
@@ -23,15 +23,14 @@ DISTRIBUTED_OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 def sharded_weights(model: nn.Module, layout: Layout, *, tied_copy: bool = False) -> dict[str, ShardedTensor]:
-    """Each parameter of this rank as its part of a whole tensor, by global name.
+    """Each declared tensor of this rank as its part of a whole tensor, by global name.
 
     `tied_copy` says that this stage's embedding is a copy of the first stage's.
     """
     rank = parallel_state.get_tensor_model_parallel_rank()
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     shards = {}
-    for name, parameter in model.named_parameters():
-        weight: Weight = parameter.declared  # type: ignore[attr-defined]
+    for name, tensor, weight in declared_tensors(model):
         split = []
         if weight.axis is not None:
             units = weight.axis.units // weight.axis.local_units(layout.tensor)
@@ -39,7 +38,7 @@ def sharded_weights(model: nn.Module, layout: Layout, *, tied_copy: bool = False
         stage_copy = int(tied_copy and name.startswith("embedding."))
         shards[name] = ShardedTensor.from_rank_offsets(
             name,
-            parameter,
+            tensor,
             *split,
             replica_id=(stage_copy, rank % weight.copies(layout.tensor), replica),
             allow_shape_mismatch=name.endswith(VOCABULARY),

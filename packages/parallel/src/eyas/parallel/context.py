@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from eyas.core.mixer import Placement
+from eyas.core.routing import Dispatched, Routed, RoutingRule
 from eyas.core.weights import Weight
+from eyas.parallel.layout import Dispatcher
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Context:
     place: Placement = Placement()
     sequence: bool = False
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
+    dispatcher: Dispatcher = "alltoall"
     documents_SB: Tensor | None = None
 
     def gather(self, x_sBD: Tensor) -> Tensor:
@@ -47,6 +50,23 @@ class Context:
         from eyas.parallel import collectives, groups
 
         return collectives.sum_over_copies(partial, groups.copies_group(copies))
+
+    def route(self, logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None) -> Routed:
+        """Experts for each of this rank's tokens; see eyas.core.mixer.MixerContext."""
+        from eyas.parallel import experts
+
+        return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards)
+
+    def dispatch(self, x_sBD: Tensor, routed: Routed, rule: RoutingRule) -> Dispatched:
+        """This rank's tokens, sent to their experts."""
+        from eyas.parallel import experts
+
+        return experts.dispatch(x_sBD, routed, rule, self.dispatcher, shards=self.shards)
+
+    @property
+    def shards(self) -> int:
+        """Ranks that hold parts of one sequence between blocks."""
+        return self.place.tensor if self.sequence else 1
 
     def total(self, value: Tensor) -> Tensor:
         """Sum over the tensor-parallel ranks, outside of differentiation."""

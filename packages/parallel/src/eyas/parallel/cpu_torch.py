@@ -42,6 +42,12 @@ class CpuCuda(ModuleType):
     def synchronize(self, device: object = None) -> None:
         return None
 
+    def Stream(self) -> CpuStream:
+        return CpuStream()
+
+    def current_stream(self) -> CpuStream:
+        return CpuStream()
+
     def stream(self, stream: object) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -53,6 +59,22 @@ class CpuCuda(ModuleType):
 
     def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
         torch.set_rng_state(state)
+
+
+class CpuStream:
+    """A CPU works in one order: every stream is the same, and all before is done."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CpuStream)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def record_event(self) -> CpuStream:
+        return self
+
+    def synchronize(self) -> None:
+        return None
 
 
 def on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

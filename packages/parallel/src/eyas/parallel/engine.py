@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host
+from eyas.parallel.after_batch import after_batch
 from eyas.parallel.context import Context
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import (
@@ -43,7 +44,7 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
     """This rank's context, after `groups.initialise(layout)`."""
     rank = parallel_state.get_tensor_model_parallel_rank()
     place = Placement(rank, layout.tensor, dtype, "cuda" if torch.cuda.is_available() else "cpu")
-    return Context(place, layout.sequence)
+    return Context(place, layout.sequence, layout.dispatcher)
 
 
 def stage_here() -> int:
@@ -65,6 +66,7 @@ class Engine:
         optimizer: OptimizerOptions | None = None,
     ) -> None:
         """`optimizer` None makes an engine that only evaluates."""
+        self.figures: dict[str, dict[str, Tensor]] = {}
         self.model, self.layout, self.tied = model, layout, tied
         first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
         self.config = megatron_config(layout, hidden_size, dtype)
@@ -96,6 +98,7 @@ class Engine:
             group["lr"] = learning_rate * group["lr_mult"]
             group["weight_decay"] = weight_decay * group["wd_mult"]
         updated, grad_norm, _ = self.optimizer.step()
+        self.figures = after_batch(self.model, self.layout)
         return bool(updated), float(grad_norm)
 
     def evaluate(self, microbatches: Sequence[Batch]) -> tuple[float, int]:

@@ -52,6 +52,7 @@ SEES_CPU_TORCH = (
     Assumption("dist_checkpointing.strategies.filesystem_async", 230, "torch.cuda.synchronize()"),
     Assumption("dist_checkpointing.strategies.fully_parallel", 272, "torch.cuda.synchronize()"),
     Assumption("dist_checkpointing.strategies.state_dict_saver", 252, "device=torch.cuda.current_device()"),
+    Assumption("transformer.moe.token_dispatcher", 445, "torch.cuda.Stream()"),
 )
 """Modules whose name `torch` becomes a view of torch in which "cuda" means the CPU."""
 

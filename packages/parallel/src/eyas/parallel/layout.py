@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
+
+
+Dispatcher = Literal["alltoall", "allgather"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +34,16 @@ class Layout:
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
+    dispatcher: Dispatcher = "alltoall"
+    """How tokens reach experts on other processes: each to its own, or all to everyone."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.type == "bool":
+            if field.name == "dispatcher":
+                if size not in get_args(Dispatcher):
+                    raise LayoutError(f"layout.dispatcher={size!r} must be one of {', '.join(get_args(Dispatcher))}")
+            elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):

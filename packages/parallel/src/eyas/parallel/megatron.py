@@ -26,10 +26,14 @@ with quiet.importing():
     from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
     from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.tensor_parallel import mappings
     from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
     from megatron.core.tensor_parallel.random import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
     from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.moe import moe_utils
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+    from megatron.core.transformer.moe.token_dispatcher import MoEAllGatherTokenDispatcher, MoEAlltoAllTokenDispatcher
 
     host.install()
     mends.install()
@@ -43,11 +47,15 @@ __all__ = [
     "IndexedDataset",
     "IndexedDatasetBuilder",
     "MegatronOptimizer",
+    "MoEAllGatherTokenDispatcher",
+    "MoEAlltoAllTokenDispatcher",
+    "MoEAuxLossAutoScaler",
     "ModelParallelConfig",
     "ModelType",
     "OptimizerConfig",
     "ParamKey",
     "ParamPredicate",
+    "ProcessGroupCollection",
     "ShardedObject",
     "ShardedTensor",
     "TransformerConfig",
@@ -58,6 +66,7 @@ __all__ = [
     "get_megatron_optimizer",
     "mappings",
     "model_parallel_cuda_manual_seed",
+    "moe_utils",
     "parallel_state",
     "set_tensor_model_parallel_attributes",
 ]

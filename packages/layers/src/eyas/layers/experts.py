@@ -1,0 +1,65 @@
+"""Feed-forward experts over tokens sorted by expert: one grouped matrix product, or a plain loop as its oracle."""
+
+# N tokens, E experts, I input width, O output width, D model or latent width, F neurons
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyas.core.errors import ConfigError
+
+Kernel = Literal["auto", "grouped", "loop"]
+GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+GROUPED_BYTES = 16
+"""What torch's grouped product takes: these types, and rows of a multiple of so many bytes."""
+
+
+def experts(
+    tokens_ND: Tensor,
+    counts: Sequence[int],
+    weights_N: Tensor,
+    up_EFD: Tensor,
+    gate_EFD: Tensor | None,
+    down_EDF: Tensor,
+    activate: Callable[[Tensor], Tensor],
+    *,
+    weigh_inside: bool,
+    kernel: Kernel,
+) -> Tensor:
+    """Each expert's output for its tokens times their weights, (N, D): down(act(up x)), with a gate down(act(gate x) *
+    up x).
+
+    `counts` are the tokens of each expert in order. `weigh_inside` applies the weights before the last projection: the
+    same values without biases, and the experts' outputs need not be kept for the backward pass.
+    """
+    up = grouped_linear(tokens_ND, counts, up_EFD, kernel)
+    hidden = activate(up) if gate_EFD is None else activate(grouped_linear(tokens_ND, counts, gate_EFD, kernel)) * up
+    weights_N1 = weights_N.to(hidden.dtype)[:, None]
+    if weigh_inside:
+        return grouped_linear(hidden * weights_N1, counts, down_EDF, kernel)
+    return grouped_linear(hidden, counts, down_EDF, kernel) * weights_N1
+
+
+def grouped_linear(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor, kernel: Kernel = "auto") -> Tensor:
+    """Each expert's rows times its matrix: (N, O). "auto" takes torch's grouped product where that takes the tensors.
+
+    Raises ConfigError where "grouped" is asked for and cannot be had.
+    """
+    aligned = all(width * x_NI.itemsize % GROUPED_BYTES == 0 for width in weight_EOI.shape[1:])
+    possible = aligned and x_NI.dtype in GROUPED_DTYPES
+    if kernel == "grouped" and not possible:
+        raise ConfigError(
+            f"kernel=grouped takes float32, bfloat16 or float16 in rows of a multiple of {GROUPED_BYTES} bytes, not "
+            f"experts of {tuple(weight_EOI.shape[1:])} in {x_NI.dtype}; use kernel=loop"
+        )
+    if kernel == "loop" or not possible:
+        parts = zip(x_NI.split(list(counts)), weight_EOI.unbind(0), strict=True)
+        return torch.cat([rows @ weight.t() for rows, weight in parts])
+    ends = torch.tensor(counts, device=x_NI.device).cumsum(0).to(torch.int32)
+    product: Tensor = F.grouped_mm(x_NI, weight_EOI.transpose(1, 2), offs=ends)
+    return product
