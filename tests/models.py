@@ -24,3 +24,11 @@ def falcon_h1(
             "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
         },
     }  # fmt: skip
+
+
+def mixture(*, repeat=2, tied=False, **moe) -> dict[str, Any]:
+    """A hybrid with a mixture of experts of a few thousand weights."""
+    model = falcon_h1(repeat=repeat, tied=tied) | {"pattern": ["ssm", "moe", "attn"], "mup": None}
+    experts = {"kind": "moe", "num_experts": 4, "top_k": 2, "intermediate_size": 8}
+    model["layers"] = {name: model["layers"][name] for name in ("ssm", "attn")} | {"moe": experts | moe}
+    return model

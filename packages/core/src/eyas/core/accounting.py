@@ -40,6 +40,14 @@ def parameters(spec: ModelSpec) -> int:
     return embeddings + spec.hidden_size + sum(block_parameters(spec, block) for block in spec.pattern.blocks)
 
 
+def active_parameters(spec: ModelSpec) -> int:
+    """Weights that one token uses: of a mixture, the chosen experts' alone; without the input embedding, of which a
+    token reads a row, unless the head shares it."""
+    d = spec.hidden_size
+    mixers = [spec.layers[name] for block in spec.pattern.blocks for name in block]
+    return spec.vocab_size * d + d + sum(mixer.active_parameters(d) for mixer in mixers) + d * len(spec.pattern.blocks)
+
+
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
     """Forward FLOPs per token; causal attention is counted as half the square, a multiply-add as two."""
     d = spec.hidden_size

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
@@ -86,6 +87,7 @@ class TrainingModule(LightningModule):
             "step_seconds": seconds,
             "memory_gib": memory_gib(),
         }
+        metrics |= named(self.engine.figures)
         self.log_dict(metrics, logger=False)
         for logger in self.loggers:  # at once: Lightning would write the row only after the step's checkpoint
             logger.log_metrics(metrics, step)
@@ -115,6 +117,18 @@ class TrainingModule(LightningModule):
         size = self.run.trainer.microbatch
         parts = {name: tensor.split(size) for name, tensor in batch.items()}
         return [dict(zip(parts, tensors, strict=True)) for tensors in zip(*parts.values(), strict=True)]
+
+
+def named(figures: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+    """What mixers tell of a step as metrics: one for each number, those of a list by their place in it."""
+    return {
+        f"{mixer}/{name}{place}": value
+        for mixer, values in figures.items()
+        for name, tensor in values.items()
+        for place, value in (
+            [("", tensor.item())] if tensor.dim() == 0 else [(f"_{i}", v) for i, v in enumerate(tensor.tolist())]
+        )
+    }
 
 
 def memory_gib() -> float:

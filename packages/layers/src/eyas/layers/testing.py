@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from eyas.core.mixer import declared_tensors
 from eyas.core.model import load_model
 from eyas.core.weights import Weight
 from eyas.parallel.layout import Layout
@@ -146,7 +147,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
             reduced = {name: p.main_grad for name, p in model.named_parameters()}  # type: ignore[attr-defined]
             gradients = whole(reduced, model, layout)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
-    weights = whole({name: p.detach() for name, p in model.named_parameters()}, model, layout)
+    weights = whole({name: tensor.detach() for name, tensor, _ in declared_tensors(model)}, model, layout)
     return Outcome(losses, grad_norms, gradients, weights) if dist.get_rank() == 0 else None
 
 
@@ -154,7 +155,7 @@ def whole(local: Mapping[str, Tensor], model: torch.nn.Module, layout: Layout) -
     """Every parameter's whole tensor from the parts that all ranks hold. Raises AssertionError where two ranks hold
     different values for one entry."""
     rank = dist.get_rank() % layout.tensor
-    declared: dict[str, Weight] = {name: p.declared for name, p in model.named_parameters()}  # type: ignore[attr-defined]
+    declared = {name: weight for name, _, weight in declared_tensors(model)}
     parts = [
         (name, declared[name].but(init=None), declared[name].local_slices(rank, layout.tensor), tensor.double().clone())
         for name, tensor in local.items()

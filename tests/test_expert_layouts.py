@@ -1,0 +1,43 @@
+"""Any layout computes what one process computes, with mixtures of experts too."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import mixture
+
+from eyas.layers.testing import assert_layout_changes_nothing
+from eyas.parallel.layout import Layout
+
+BALANCED = {
+    "score": "sigmoid", "selection_bias_rate": 0.05, "shared_size": 8, "sequence_balance_loss": 0.1, "num_groups": 2,
+    "top_groups": 1, "scaling_factor": 2.5, "latent_size": 8, "gated": False, "activation": "squared_relu",
+}  # fmt: skip
+PENALISED = {"score": "softmax", "balance_loss": 0.1, "z_loss": 0.01, "shared_size": 4, "shared_output_gate": True}
+LAYOUTS = {
+    "tensor and sequence": Layout(tensor=2, sequence=True),
+    "all-gather": Layout(tensor=2, sequence=True, dispatcher="allgather"),
+    "pipeline": Layout(pipeline=2),
+    "data": Layout(data=2),
+    "distributed optimizer": Layout(data=2, distributed_optimizer=True),
+    "tensor, sequence and pipeline": Layout(tensor=2, sequence=True, pipeline=2),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("options", [BALANCED, PENALISED], ids=["balanced by bias", "by losses"])
+def test_a_mixture_is_the_same_under_every_kind_of_layout(layout, options):
+    assert_layout_changes_nothing(mixture(**options), layout)
+
+
+@given(
+    options=st.sampled_from([{}, BALANCED, PENALISED]),
+    layout=st.sampled_from(list(LAYOUTS.values())),
+    documents=st.booleans(),
+    microbatch=st.sampled_from([1, 2]),
+    seed=st.integers(0, 1000),
+)
+def test_a_layout_changes_nothing(options, layout, documents, microbatch, seed):
+    assert_layout_changes_nothing(
+        mixture(**options), layout, global_batch=layout.data * microbatch * 2, microbatch=microbatch,
+        documents=documents, seed=seed,
+    )  # fmt: skip
