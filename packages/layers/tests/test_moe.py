@@ -130,7 +130,9 @@ def options(draw):
         "balance_loss": draw(st.sampled_from([0.0, 0.3])), "z_loss": draw(st.sampled_from([0.0, 0.1])),
         "sequence_balance_loss": draw(st.sampled_from([0.0, 0.3])),
     }  # fmt: skip
-    drawn |= draw(st.sampled_from([{"score": "softmax"}, {"score": "softmax_of_chosen"}, {"score": "sigmoid"}, SIGMOID]))
+    drawn |= draw(
+        st.sampled_from([{"score": "softmax"}, {"score": "softmax_of_chosen"}, {"score": "sigmoid"}, SIGMOID])
+    )
     if drawn["score"] == "softmax_of_chosen":
         drawn["top_k"] = 2
     drawn["shared_output_gate"] = drawn["shared_size"] is not None and draw(st.booleans())
@@ -209,7 +211,7 @@ def test_a_full_expert_keeps_the_first_or_the_heaviest(top_k, factor, seed):
             assert len(kept) == min(len(asked), capacity)
             if policy == "position":
                 assert kept.tolist() == asked[: len(kept)].tolist()
-    
+
 
 def test_latent_experts_cost_what_as_many_wide_ones_do():
     """A quarter of the width, four times the experts and four times the choices: Nemotron 3's identities."""

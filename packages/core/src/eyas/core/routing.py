@@ -46,7 +46,9 @@ class RoutingRule:
         if not 1 <= self.top_k <= self.num_experts:
             raise ConfigError(f"top_k={self.top_k} must be between 1 and num_experts={self.num_experts}")
         if self.top_k == 1 and self.score == "softmax_of_chosen":
-            raise ConfigError("score=softmax_of_chosen of top_k=1 is always one and teaches the router nothing; use softmax")
+            raise ConfigError(
+                "score=softmax_of_chosen of top_k=1 is always one and teaches the router nothing; use softmax"
+            )
         if (self.num_groups is None) != (self.top_groups is None):
             raise ConfigError("num_groups and top_groups go together; set both or neither")
         if self.num_groups is not None and self.top_groups is not None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,9 +12,9 @@ from rich.table import Table
 from eyas.core.accounting import parameters, state_bytes, training_flops
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.registry import mixers
-from eyas.core.schema import defaults, dump
-from eyas.experiments.compose import conf_folder, mixer_options, register_schemas
-from eyas.experiments.corpus import DataConfig
+from eyas.core.schema import dump
+from eyas.experiments.compose import conf_folder, mixer_options
+from eyas.experiments.model_group import model_group
 
 SEQUENCE = 4096
 """Tokens at which FLOPs and state are told."""
@@ -72,16 +70,7 @@ def print_models(*, as_json: bool) -> None:
 def models() -> dict[str, ModelSpec]:
     """Every model of conf/model, by name."""
     names = sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml"))
-    return {name: load_model(composed(name)) for name in names}
-
-
-def composed(name: str) -> dict[str, Any]:
-    """The `model` group as Hydra composes it for the model called `name`; its vocabulary follows the data's default."""
-    register_schemas()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        group = compose(f"model/{name}")
-    whole = OmegaConf.create({**group, "data": defaults(DataConfig)})
-    return OmegaConf.to_container(whole.model, resolve=True)  # type: ignore[return-value]
+    return {name: load_model(model_group(name)) for name in names}
 
 
 def describe(name: str, spec: ModelSpec) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""The `model` group of a configuration, read from conf/ without Hydra, whose composition takes a hundred times as long.
+
+Knows what the files under conf/model and conf/layer use of Hydra: a defaults list of absolute choices, each placed by
+`@`, with `_self_` among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from eyas.core.errors import ConfigError
+from eyas.core.model import ModelConfig
+from eyas.core.registry import mixers
+from eyas.core.schema import defaults
+from eyas.experiments.compose import conf_folder, mixer_options
+from eyas.experiments.corpus import DataConfig
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def model_group(name: str) -> dict[str, Any]:
+    """Plain data of conf/model/<name>.yaml; what refers to the data follows the data's defaults."""
+    group = _read(f"model/{name}")
+    if "${" in str(group):
+        whole = OmegaConf.create({"model": group, "data": defaults(DataConfig)})
+        group = OmegaConf.to_container(whole.model, resolve=True)  # type: ignore[assignment]
+    return group
+
+
+def _read(choice: str) -> dict[str, Any]:
+    """A choice of a group, "layer/falcon_h1_7b/ssm" say, with all that its defaults list brings."""
+    if choice in _schemas():
+        return deepcopy(_schemas()[choice])
+    with (conf_folder() / f"{choice}.yaml").open(encoding="utf-8") as stream:
+        own: dict[str, Any] = yaml.load(stream, LOADER)
+    merged: dict[str, Any] = {}
+    for item in own.pop("defaults", ["_self_"]):
+        if item == "_self_":
+            _merge(merged, own)
+        else:
+            place, brought = placed_choice(item)
+            _merge(merged, _nested(place, _read(brought)))
+    return merged
+
+
+def placed_choice(item: str | Mapping[str, str]) -> tuple[str, str]:
+    """Where an entry of a defaults list goes, and the choice that it names: `/layer@layers.ssm: tiny/ssm`."""
+    group, _, place = (item if isinstance(item, str) else next(iter(item))).partition("@")
+    if not group.startswith("/") or not place:
+        raise ConfigError(f"defaults entry {item!r} must be absolute and placed, as /layer@layers.ssm: name")
+    choice = group if isinstance(item, str) else f"{group}/{item[f'{group}@{place}']}"
+    return place, choice.removeprefix("/")
+
+
+def _nested(place: str, data: dict[str, Any]) -> dict[str, Any]:
+    for key in reversed([] if place == "_here_" else place.split(".")):
+        data = {key: data}
+    return data
+
+
+def _merge(into: dict[str, Any], data: Mapping[str, Any]) -> None:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = deepcopy(value)
+
+
+@cache
+def _schemas() -> dict[str, dict[str, Any]]:
+    """The choices that are no files: every option of the model and of the registered mixers."""
+    table: dict[str, dict[str, Any]] = {"schema/model": {**defaults(ModelConfig), "layers": {}}}
+    return table | {
+        f"layer/{kind}": {"kind": kind, **mixer_options(entry.mixer.Config)} for kind, entry in mixers().items()
+    }
