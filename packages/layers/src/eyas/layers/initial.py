@@ -11,7 +11,7 @@ from eyas.core.weights import Initializer
 
 
 def initialise(model: nn.Module, seed: int, init_std: float, tensor_rank: int, tensor: int) -> None:
-    """Fills every declared tensor of `model` with this rank's part of the whole tensor, which is drawn in float32 from a
+    """Fills every declared tensor of `model` with this rank's part of the whole, which is drawn in float32 from a
     generator seeded by `seed` and the tensor's name."""
     with torch.no_grad():
         for name, part, weight in declared_tensors(model):

@@ -74,7 +74,7 @@ class MoE(Mixer):
         weigh_inside: bool = True
         """Weigh before an expert's last projection (less to keep for the backward pass), or after it."""
         kernel: Kernel = "auto"
-        """`grouped` multiplies all experts' matrices at once, `loop` one after the other; auto: grouped where it can."""
+        """`grouped` multiplies all experts' matrices at once, `loop` one by one; auto: grouped where possible."""
 
         def __post_init__(self) -> None:
             at_least_one(self, "num_experts", "intermediate_size")

@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
 
-
 Dispatcher = Literal["alltoall", "allgather"]
 
 
