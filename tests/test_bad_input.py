@@ -43,6 +43,9 @@ TRAIN = {
     "sequence": ("layout=tensor2 data.sequence_length=255", "sequence length 255 cannot be split over layout.tensor=2"),
     "precision": ("trainer.precision=bfloat16", "trainer.precision=bfloat16 is not supported yet"),
     "stages": ("layout.pipeline=7 trainer.global_batch=28", "layout.pipeline=7 stages cannot share 6 blocks"),
+    "sample's length": ("sample.tokens=0", "sample.tokens=0 must be at least 1"),
+    "sample's temperature": ("sample.temperature=-0.5", "temperature=-0.5 must be a number of at least 0"),
+    "sample's choice": ("sample.top_k=0", "top_k=0 must be at least 1, or null"),
     "context parallel": ("layout.context=2", "layout.context=2 is not supported yet"),
     "expert parallel": ("layout.expert=2", "layout.expert=2 is not supported yet"),
     "warm-up": ("trainer.max_steps=50 schedule.warmup_steps=60", "warmup_steps=60 is longer than the run of 50"),
@@ -71,6 +74,7 @@ OTHERS = {
     "results of an empty folder": ("results texts", "there is no run in texts"),
     "results of nothing": ("results nothing", "there is no folder nothing"),
     "generate from nothing": ("generate nothing", "nothing is no run folder"),
+    "generate no tokens": ("generate unfinished --tokens 0", "tokens=0 must be at least 1"),
     "generate without a checkpoint": ("generate unfinished", "unfinished has no complete checkpoint"),
     "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
 }
