@@ -80,6 +80,19 @@ class Mamba2(Mixer):
                 raise ConfigError(
                     f"time_step_min={self.time_step_min} must be above 0 and at most time_step_max={self.time_step_max}"
                 )
+            if not 0 <= self.time_step_floor <= self.time_step_max:
+                raise ConfigError(
+                    f"time_step_floor={self.time_step_floor} must be at least 0 and at most "
+                    f"time_step_max={self.time_step_max}; it bounds the initial values from below"
+                )
+            low, high = self.time_step_limit
+            if not 0 <= low < high:
+                raise ConfigError(
+                    f"time_step_limit={[low, high]} must be a lower bound of at least 0 and a higher one; "
+                    "leave it out for no bounds"
+                )
+            if self.chunk_size is not None and self.chunk_size < 1:
+                raise ConfigError(f"chunk_size={self.chunk_size} must be at least 1, or null for the kernel's own")
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:
