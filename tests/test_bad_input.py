@@ -74,7 +74,7 @@ OTHERS = {
     "results of an empty folder": ("results texts", "there is no run in texts"),
     "results of nothing": ("results nothing", "there is no folder nothing"),
     "generate from nothing": ("generate nothing", "nothing is no run folder"),
-    "generate no tokens": ("generate unfinished --tokens 0", "tokens=0 must be at least 1"),
+    "generate at no temperature": ("generate unfinished --temperature -1", "temperature=-1.0 must"),
     "generate without a checkpoint": ("generate unfinished", "unfinished has no complete checkpoint"),
     "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
 }

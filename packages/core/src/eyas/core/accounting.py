@@ -11,7 +11,7 @@ from eyas.core.model import ModelSpec
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block's costs on one of `tensor` ranks."""
+    """One block's costs: on one of `tensor` ranks, but for what is said to be over all of them."""
 
     index: int
     layers: tuple[str, ...]
@@ -21,7 +21,7 @@ class BlockCost:
     activation_bytes: float
     """Kept for the backward pass of one microbatch."""
     state_bytes: int
-    """Decoding state of one sequence."""
+    """Decoding state of one sequence, over all ranks."""
 
 
 def block_parameters(spec: ModelSpec, layers: Iterable[str], tensor: int = 1) -> int:
@@ -72,8 +72,8 @@ def block_costs(
     sequence: bool = False,
     element: int = 4,
 ) -> list[BlockCost]:
-    """Every block's costs on one of `tensor` ranks, with elements of `element` bytes; `sequence` says that the ranks
-    split the residual stream along the sequence."""
+    """Every block's costs on one of `tensor` ranks where BlockCost says so, with elements of `element` bytes;
+    `sequence` says that the ranks split the residual stream along the sequence."""
     d = spec.hidden_size
     own = norm_bytes(d, sequence_length * microbatch, tensor if sequence else 1, element)
     costs = []

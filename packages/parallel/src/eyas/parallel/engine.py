@@ -51,6 +51,11 @@ def stage_here() -> int:
     return int(parallel_state.get_pipeline_model_parallel_rank())
 
 
+def replica_here() -> int:
+    """This rank's replica: the number of its share of every batch."""
+    return int(parallel_state.get_data_parallel_rank())
+
+
 class Engine:
     """Trains and evaluates this rank's stage of a model. Every rank of the layout makes one and calls it alike."""
 

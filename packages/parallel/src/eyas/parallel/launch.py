@@ -1,7 +1,7 @@
 """Starts a run's worker processes through torch's elastic launcher, in this process, and tells how they ended.
 
-The parent never imports Megatron or Lightning. A worker's `main` runs inside `report_errors`, which writes down the
-error that ended it, so that the parent can say which rank failed first and why.
+Neither Megatron nor Lightning is imported here, so that the workers start at once. A worker's `main` runs inside
+`report_errors`, which writes down the error that ended it, so that the parent can say which rank failed first and why.
 """
 
 from __future__ import annotations
