@@ -41,6 +41,7 @@ TRAIN = {
     "machine": ("layout.data=512 trainer.global_batch=2048", "needs 512 processes, but this machine carries at most"),
     "batch": ("trainer.global_batch=10", "global batch of 10 .* use 8 or 12"),
     "sequence": ("layout=tensor2 data.sequence_length=255", "sequence length 255 cannot be split over layout.tensor=2"),
+    "task": ("task.kind=classification", "task.kind: .*language_modelling.*got 'classification'"),
     "precision": ("trainer.precision=bfloat16", "trainer.precision=bfloat16 is not supported yet"),
     "stages": ("layout.pipeline=7 trainer.global_batch=28", "layout.pipeline=7 stages cannot share 6 blocks"),
     "sample's length": ("sample.tokens=0", "sample.tokens=0 must be at least 1"),

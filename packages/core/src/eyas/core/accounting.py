@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
+from eyas.core.weights import vocabulary_weight
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def block_parameters(spec: ModelSpec, layers: Iterable[str], tensor: int = 1) ->
 
 def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
     """Rows of the embedding that one of `tensor` ranks holds, padding included."""
-    return -(-spec.vocab_size // tensor)
+    return vocabulary_weight(spec.vocab_size, spec.hidden_size, tensor).local_shape(tensor)[0]
 
 
 def parameters(spec: ModelSpec) -> int:

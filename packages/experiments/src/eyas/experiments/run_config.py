@@ -70,7 +70,7 @@ class SampleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What is learnt."""
+    """What is learnt. There is one task so far, so nothing depends on it; another kind is refused."""
 
     kind: Literal["language_modelling"] = "language_modelling"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from eyas.layers.conv import causal_conv, conv_step
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
-from eyas.layers.ssd import ssd, ssd_step
+from eyas.layers.ssd import Kernel, ssd, ssd_step
 from eyas.layers.ssd_chunked import best_chunk
 
 State = tuple[dict[str, Tensor], Tensor]
@@ -60,7 +60,7 @@ class Mamba2(Mixer):
         """Initial values of dt are log-uniform between time_step_min and time_step_max, at least time_step_floor."""
         time_step_max: float = 0.1
         time_step_floor: float = 1e-4
-        kernel: Literal["auto", "chunked", "compiled", "sequential", "mamba_ssm"] = "auto"
+        kernel: Kernel = "auto"
         chunk_size: int | None = None
         """Tokens per chunk of the scan; null lets the kernel choose. The result does not depend on it."""
         input_multiplier: float | None = None

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host
 from eyas.parallel.context import Context
@@ -30,8 +31,6 @@ from eyas.parallel.stage import StageModule
 
 Batch = Mapping[str, Tensor]
 """A microbatch's tensors by name, each (B, S)."""
-IGNORED = -100
-"""Label of a token that has no loss."""
 
 
 def device_here(local_rank: int = 0) -> torch.device:
