@@ -94,6 +94,12 @@ def test_only_the_parallel_package_imports_megatron():
     assert files == {ROOT / "packages/parallel/src/eyas/parallel" / name for name in MEGATRON_FILES}
 
 
+def test_no_other_package_reaches_megatron_through_the_parallel_one():
+    for path in SOURCES:
+        if package(path) != "parallel":
+            assert not any(name.startswith("eyas.parallel.megatron") for name in imports(path)), path
+
+
 def test_only_the_mixer_contract_brings_torch_to_core():
     files = {path.name for path in SOURCES if package(path) == "core" and any(top(n) == "torch" for n in imports(path))}
     assert files == {"mixer.py"}

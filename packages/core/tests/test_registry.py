@@ -63,6 +63,24 @@ def test_one_mixer_that_is_listed_twice_is_one_mixer():
     assert list(collect([point("made", made, "eyas-one"), point("made", made, "eyas-one")])) == ["made"]
 
 
+def test_a_mixer_made_of_another_does_not_take_its_name():
+    first = registered("first", "Q")
+
+    class Second(first):
+        pass
+
+    with pytest.raises(ConfigError, match=r"'second' \(.*Second\) shares its Config with 'first'; give it one of its"):
+        register("second")(Second)
+    assert (first.Config.kind, first.symbol) == ("first", "Q")
+
+    class Third(first):
+        class Config(first.Config):
+            pass
+
+    assert register("third")(Third).Config.kind == "third"
+    assert first.Config.kind == "first"
+
+
 @pytest.mark.parametrize("error", [ImportError("No module named 'absent'"), AttributeError("module has no Made")])
 def test_an_entry_point_that_does_not_load_is_one_clear_line(error):
     with pytest.raises(ConfigError) as raised:

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eyas.core.errors import CheckpointError, LayoutError
-from eyas.experiments.batches import (
-    NO_LABEL,
-    Share,
-    TrainingBatches,
-    ValidationBatches,
-    Windows,
-    epoch_order,
-)
+from eyas.core.labels import IGNORED
+from eyas.experiments.batches import Share, TrainingBatches, ValidationBatches, Windows, epoch_order
 from eyas.parallel.indexed import TokenFile
 
 PINNED = [5, 6, 3, 7, 4, 1, 2, 0]
@@ -111,7 +105,7 @@ def test_validation_asks_for_every_token_but_the_first_once(file: Windows, share
     for rank in range(ranks):
         for batch in ValidationBatches(file, Share(size, rank, ranks)):
             assert batch["tokens"].shape == (size // ranks, file.sequence_length)
-            real = batch["labels"] != NO_LABEL
+            real = batch["labels"] != IGNORED
             assert torch.equal(batch["labels"][real], batch["tokens"][real] + 1)
             labels.update(batch["labels"][real].tolist())
     assert labels == Counter(range(1, len(file.source.tokens)))

@@ -230,3 +230,12 @@ def test_the_command_prints_a_table(sweep: Path, capsys: pytest.CaptureFixture[s
 def test_a_folder_without_runs_is_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         collect(tmp_path / name)
+
+
+def test_a_resumed_run_shows_what_it_went_on_with(tmp_path: Path) -> None:
+    for name, steps in (("a", 10), ("b", 20)):
+        write_run(tmp_path / name, metrics={"validation_loss": 3.0}, trainer__max_steps=10)
+        OmegaConf.save({**CONFIG, "trainer": {"max_steps": steps}}, tmp_path / name / "resume-1.yaml")
+    results = collect(tmp_path)
+    assert results.options == ("trainer.max_steps",)
+    assert [row.options for row in results.rows] == [("10",), ("20",)]

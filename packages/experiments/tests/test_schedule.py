@@ -5,6 +5,7 @@ import itertools
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ shapes = st.sampled_from(DECAY_SHAPES)
 
 def rates(schedule: ScheduleConfig, total: int = TOTAL) -> list[float]:
     schedule.check(total)
-    return [schedule.learning_rate(step, total) for step in range(total + 1)]
+    return [schedule.learning_rate(step, total) for step in range(total)]
 
 
 @given(shapes)
@@ -70,10 +71,25 @@ def test_stages_agree_where_they_meet(schedule: ScheduleConfig) -> None:
         assert schedule.learning_rate(schedule.warmup_steps, TOTAL) == 1
 
 
-@given(schedules.filter(lambda schedule: schedule.kind in ("wsd", "cosine", "linear")))
-def test_the_decay_ends_on_the_minimum(schedule: ScheduleConfig) -> None:
+@given(schedules.filter(lambda schedule: schedule.kind == "wsd"))
+def test_the_last_step_is_one_share_of_the_decay_above_its_end(schedule: ScheduleConfig) -> None:
     schedule = dataclasses.replace(schedule, decay_steps=100)
-    assert rates(schedule)[-1] == pytest.approx(schedule.min_lr_ratio, abs=1e-12)
+    rest = decay(schedule.decay_shape, 99 / 100)
+    assert rest > 0
+    expected = schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * rest
+    assert rates(schedule)[-1] == pytest.approx(expected, rel=1e-12)
+
+
+@given(schedules.filter(lambda schedule: schedule.kind in ("cosine", "linear")))
+def test_the_decay_is_that_of_transformers(schedule: ScheduleConfig) -> None:
+    """At their default minimum of 0, and behind the warm-up, which theirs begin at 0."""
+    transformers = pytest.importorskip("transformers")
+    schedule = dataclasses.replace(schedule, min_lr_ratio=0.0)
+    theirs = getattr(transformers, f"get_{schedule.kind}_schedule_with_warmup")
+    optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
+    (multiplier,) = theirs(optimizer, schedule.warmup_steps, TOTAL).lr_lambdas
+    expected = [multiplier(step) for step in range(schedule.warmup_steps, TOTAL)]
+    assert rates(schedule)[schedule.warmup_steps :] == pytest.approx(expected, abs=1e-12)
 
 
 @given(schedules)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.weights import vocabulary_weight
 from eyas.layers.cross_entropy import cross_entropy
-from eyas.layers.embedding import Vocabulary, vocabulary_weight
+from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
 from eyas.parallel.context import Context
 

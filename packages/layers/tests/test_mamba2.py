@@ -121,6 +121,12 @@ def test_time_steps_keep_their_limits(options, seed):
         ({"num_groups": 3}, "l.num_groups=3 must divide num_heads=4"),
         ({"state_size": 0}, "l.state_size=0 must be at least 1"),
         ({"time_step_min": 0.2}, "l.time_step_min=0.2 must be above 0 and at most time_step_max=0.1"),
+        ({"time_step_floor": 0.2}, "l.time_step_floor=0.2 must be at least 0 and at most time_step_max=0.1"),
+        (
+            {"time_step_limit": [0.1, 0.01]},
+            r"l.time_step_limit=\[0.1, 0.01\] must be a lower bound .* and a higher",
+        ),
+        ({"chunk_size": 0}, "l.chunk_size=0 must be at least 1, or null"),
         ({"kernel": "chunkd"}, "l.kernel: expected one of 'auto', 'chunked'"),
         ({"multipliers": [1.0, 2.0]}, r"l.multipliers: expected a list of 5"),
     ],

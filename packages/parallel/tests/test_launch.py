@@ -10,7 +10,8 @@ import pytest
 
 from eyas.core.errors import LayoutError, WorkerError
 from eyas.parallel.launch import launch
-from eyas.parallel.rank_errors import Death, explain, write_error
+from eyas.parallel.layout import cores_here
+from eyas.parallel.rank_errors import Death, explain, report_errors, write_error
 
 WORKER = """
 import os, signal, sys, time
@@ -82,7 +83,7 @@ def test_workers_form_one_job_and_know_nothing_of_another(
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     environment = dict(os.environ)
     start("environment", 2)
-    threads = max(1, (os.cpu_count() or 1) // 2)
+    threads = max(1, cores_here() // 2)
     assert [(tmp_path / f"saw-{rank}").read_text() for rank in (0, 1)] == [f"2 {rank} {threads}" for rank in (0, 1)]
     assert {number: signal.getsignal(number) for number in before} == before
     assert dict(os.environ) == environment
@@ -137,6 +138,8 @@ def test_a_process_that_is_a_rank_already_runs_the_worker_as_that_rank(
     with pytest.raises(WorkerError, match=r"^rank 1 failed: LayoutError: does not fit$"):
         start("refuse", 2)
     assert "LayoutError: does not fit" in capfd.readouterr().err
+    with pytest.raises(WorkerError, match=r"^rank 1 failed with exit code 1"):
+        start("leave", 2)
 
 
 def failed(folder: Path, rank: int, error: Exception, second: float) -> Death:
@@ -145,6 +148,20 @@ def failed(folder: Path, rank: int, error: Exception, second: float) -> Death:
     file = folder / f"error-{rank}.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "timestamp": second}))
     return Death(rank, 1, int(second))
+
+
+def test_a_rank_forgets_the_error_of_an_earlier_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = tmp_path / "ranks"
+    ranks.mkdir()
+    for rank in (0, 1):
+        write_error(ranks, rank, ValueError("earlier"))
+    monkeypatch.setenv("RANK", "1")
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with report_errors(tmp_path):
+            assert sorted(file.name for file in ranks.iterdir()) == ["error-0.json", "error-0.txt"]
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def test_the_earliest_error_is_the_cause(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core.errors import LayoutError
-from eyas.parallel.layout import Layout, processes_here
+from eyas.parallel.layout import Layout, cores_here, processes_here
 
 SIZES = st.integers(1, 9)
 LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, data=SIZES)
@@ -89,6 +90,16 @@ def test_a_layout_larger_than_the_machine_is_refused(layout: Layout, available: 
 def test_a_laptop_carries_eight_processes_and_a_gpu_carries_one() -> None:
     assert processes_here() >= 8
     assert processes_here(gpus=3) == 3
+
+
+def test_a_process_counts_only_the_cores_it_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(allowed)])
+        assert cores_here() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert cores_here() == len(allowed)
 
 
 def test_layouts_and_launching_cost_no_heavy_import() -> None:

@@ -43,6 +43,11 @@ def fail_on(rank: int, kind: type[Exception], *args: Any) -> None:
     dist.barrier()
 
 
+def fail_in_turn() -> None:
+    time.sleep(0.3 * (1 - dist.get_rank()))
+    raise LayoutError(f"from rank {dist.get_rank()}")
+
+
 def die_on(rank: int) -> None:
     if dist.get_rank() == rank:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -75,6 +80,11 @@ def test_a_workers_error_arrives_as_itself_with_rank_and_traceback() -> None:
     assert "on rank 1 of 2" in note
     assert "raise kind(*args)" in note
     assert pool(2).run(sum_of_ranks) == [1, 1]
+
+
+def test_the_first_of_several_errors_is_the_one_that_arrives() -> None:
+    with pytest.raises(LayoutError, match="from rank 1"):
+        pool(2).run(fail_in_turn)
 
 
 def test_an_error_that_cannot_be_sent_arrives_as_text() -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
+from eyas.core.weights import vocabulary_weight
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block's costs on one of `tensor` ranks."""
+    """One block's costs: on one of `tensor` ranks, but for what is said to be over all of them."""
 
     index: int
     layers: tuple[str, ...]
@@ -21,7 +22,7 @@ class BlockCost:
     activation_bytes: float
     """Kept for the backward pass of one microbatch."""
     state_bytes: int
-    """Decoding state of one sequence."""
+    """Decoding state of one sequence, over all ranks."""
 
 
 def block_parameters(spec: ModelSpec, layers: Iterable[str], tensor: int = 1) -> int:
@@ -31,7 +32,7 @@ def block_parameters(spec: ModelSpec, layers: Iterable[str], tensor: int = 1) ->
 
 def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
     """Rows of the embedding that one of `tensor` ranks holds, padding included."""
-    return -(-spec.vocab_size // tensor)
+    return vocabulary_weight(spec.vocab_size, spec.hidden_size, tensor).local_shape(tensor)[0]
 
 
 def parameters(spec: ModelSpec) -> int:
@@ -80,8 +81,8 @@ def block_costs(
     sequence: bool = False,
     element: int = 4,
 ) -> list[BlockCost]:
-    """Every block's costs on one of `tensor` ranks, with elements of `element` bytes; `sequence` says that the ranks
-    split the residual stream along the sequence."""
+    """Every block's costs on one of `tensor` ranks where BlockCost says so, with elements of `element` bytes;
+    `sequence` says that the ranks split the residual stream along the sequence."""
     d = spec.hidden_size
     own = norm_bytes(d, sequence_length * microbatch, tensor if sequence else 1, element)
     costs = []

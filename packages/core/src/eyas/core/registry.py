@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -35,11 +35,18 @@ class Registered:
 
 
 def register(kind: str, *, symbol: str | None = None) -> Callable[[M], M]:
-    """Class decorator that gives a mixer its name, and a one-letter symbol for pattern shorthand if it claims one."""
+    """Class decorator that gives a mixer its name, and a one-letter symbol for pattern shorthand if it claims one.
+    Raises ConfigError for a mixer whose Config has another's name already."""
     if symbol is not None and not (len(symbol) == 1 and symbol != "P" and (symbol.isupper() or symbol in "*-")):
         raise ConfigError(f"mixer {kind!r} claims symbol {symbol!r}; a symbol is one capital letter other than P")
 
     def name(mixer: M) -> M:
+        other = vars(mixer.Config).get("kind", kind)
+        if other != kind:
+            raise ConfigError(
+                f"mixer {kind!r} ({mixer.__module__}.{mixer.__qualname__}) shares its Config with {other!r}; give it "
+                f"one of its own, such as class Config({mixer.Config.__qualname__})"
+            )
         mixer.Config.kind = kind
         mixer.symbol = symbol  # type: ignore[attr-defined]
         return mixer
@@ -53,10 +60,10 @@ def mixers() -> dict[str, Registered]:
     return collect(entry_points(group=ENTRY_POINTS))
 
 
-def collect(points: object) -> dict[str, Registered]:
+def collect(points: Iterable[EntryPoint]) -> dict[str, Registered]:
     """Loads entry points into a table; see `mixers`."""
     found: dict[str, Registered] = {}
-    for point in sorted(points, key=lambda p: (p.name, _package(p))):  # type: ignore[call-overload]
+    for point in sorted(points, key=lambda p: (p.name, _package(p))):
         mixer = _load(point)
         kind = mixer.Config.kind
         entry = Registered(kind, getattr(mixer, "symbol", None), mixer, _package(point))

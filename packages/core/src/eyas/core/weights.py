@@ -123,3 +123,10 @@ def row(out: int, axis: Axis, width: int, **options: Any) -> Weight:
 def replicated(*shape: int, **options: Any) -> Weight:
     """A tensor that every tensor-parallel rank holds whole; the framework sums its gradients over the ranks."""
     return Weight(shape, **options)
+
+
+def vocabulary_weight(vocab_size: int, hidden_size: int, tensor: int) -> Weight:
+    """A (V, D) matrix split by rows over `tensor` ranks; rows that round the vocabulary up to them stay zero."""
+    padding = -vocab_size % tensor
+    rows = Axis("vocab_size", vocab_size + padding)
+    return column(rows, 1, hidden_size, padding=padding, partial_gradient=False)

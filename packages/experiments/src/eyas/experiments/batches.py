@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eyas.core.errors import CheckpointError, LayoutError
+from eyas.core.labels import IGNORED
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.prepared import Prepared
 from eyas.parallel.indexed import TokenFile, open_tokens
-
-NO_LABEL = -100
-"""Label of a position that counts for no loss."""
 
 Batch = dict[str, Tensor]
 """tokens (B, S), labels (B, S) and, where documents are isolated, documents (B, S), all int64."""
@@ -68,7 +66,7 @@ class Windows:
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The sequences by number; what lies past the end, or has number -1, has no label."""
         shape = (len(rows), self.sequence_length)
-        tokens, labels = np.zeros(shape, np.int64), np.full(shape, NO_LABEL, np.int64)
+        tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
         documents = np.zeros(shape, np.int64)
         for row, window in enumerate(rows):
             if window < 0:

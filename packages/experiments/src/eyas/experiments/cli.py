@@ -98,7 +98,7 @@ def run_train(known: argparse.Namespace, rest: list[str]) -> int:
 
 
 def run_resume(known: argparse.Namespace, rest: list[str]) -> int:
-    from eyas.experiments.train import resume
+    from eyas.experiments.resume import resume
 
     return resume(known.run, known.overrides)
 

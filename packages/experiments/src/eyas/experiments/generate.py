@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
+from eyas.experiments.run_config import SampleConfig
 from eyas.experiments.tokenizer import load_tokenizer
 from eyas.layers.model import HybridLM
 
@@ -23,10 +24,7 @@ def generate(
 
     temperature 0 takes the likeliest token; `top_k` draws among the likeliest k.
     """
-    if tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
-        raise ConfigError(
-            f"tokens={tokens} and top_k={top_k} must be at least 1, and temperature={temperature} not negative"
-        )
+    SampleConfig(tokens=tokens, temperature=temperature, top_k=top_k)  # refuses what cannot be drawn
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
     ids = tokenizer.encode(prompt).ids

@@ -26,7 +26,6 @@ FORMAT = 1
 """Raised when prepared data changes for the same text and options."""
 BATCH_CHARACTERS = 1 << 22
 """Text that is handed to the tokenizer at once; it uses all cores on it."""
-SAMPLE_CHARACTERS = 400
 
 
 def prepare(config: DataConfig) -> Prepared:
@@ -71,7 +70,6 @@ class _Tally:
     counts: Counts
     documents: int = 0
     bytes: int = 0
-    sample: str = ""
 
     def size(self) -> SplitSize:
         return SplitSize(documents=self.documents, tokens=int(self.counts.sum()), bytes=self.bytes)
@@ -118,7 +116,6 @@ def _write(corpus: Corpus, directory: Path, reporter: Reporter) -> None:
             np.add.at(tally.counts, tokens, 1)
             tally.documents += 1
             tally.bytes += len(text.encode())
-            tally.sample = tally.sample or text[:SAMPLE_CHARACTERS]
     counts = {split: tally.counts for split, tally in tallies.items()}
     card = {
         "format": FORMAT,
@@ -128,7 +125,6 @@ def _write(corpus: Corpus, directory: Path, reporter: Reporter) -> None:
         **{split: asdict(tally.size()) for split, tally in tallies.items()},
         "uniform_loss": uniform_loss(config.vocab_size),
         "unigram_loss": unigram_loss(counts["train"], counts["validation"]),
-        "sample": tallies["train"].sample,
     }
     (directory / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 

@@ -33,8 +33,6 @@ class Prepared:
     """Nats per token of a model that knows nothing."""
     unigram_loss: float
     """Nats per validation token of a model that knows how often each token comes."""
-    sample: str
-    """The beginning of a training document."""
 
     @property
     def tokenizer(self) -> Path:
@@ -47,11 +45,6 @@ class Prepared:
     @property
     def validation_prefix(self) -> Path:
         return self.directory / "validation"
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Of the validation text; a loss in nats divided by it and by ln 2 is bits per byte."""
-        return self.validation.bytes / self.validation.tokens
 
 
 def load_prepared(directory: Path) -> Prepared:
@@ -66,7 +59,6 @@ def load_prepared(directory: Path) -> Prepared:
             validation=SplitSize(**card["validation"]),
             uniform_loss=card["uniform_loss"],
             unigram_loss=card["unigram_loss"],
-            sample=card["sample"],
         )
     except FileNotFoundError as error:
         raise DataError(f"{directory} holds no prepared data ({CARD} is missing); prepare the data again") from error

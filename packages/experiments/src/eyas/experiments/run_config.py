@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,14 +53,24 @@ class SampleConfig:
     prompt: str | None = None
     """null for no sample."""
     tokens: int = 120
+    """Added at most."""
     temperature: float = 0.8
     """0 takes the likeliest token."""
     top_k: int | None = 50
+    """Draw among the likeliest k; null among all."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ConfigError(f"tokens={self.tokens} must be at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature} must be a number of at least 0")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k={self.top_k} must be at least 1, or null for the whole vocabulary")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What is learnt."""
+    """What is learnt. There is one task so far, so nothing depends on it; another kind is refused."""
 
     kind: Literal["language_modelling"] = "language_modelling"
 

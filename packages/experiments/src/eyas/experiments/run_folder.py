@@ -19,7 +19,7 @@ import yaml
 from eyas.core.errors import ConfigError, DataError
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
-from eyas.experiments.run_records import CONFIG, METRICS, OVERRIDES, STATUS
+from eyas.experiments.run_records import CONFIG, METRICS, OVERRIDES, STATUS, resumed_config, times_resumed
 
 ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
@@ -49,15 +49,27 @@ def claim(wanted: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> 
     raise AssertionError
 
 
+def add_config(folder: Path, config: Mapping[str, Any]) -> Path:
+    """Writes down what a resumed run goes on with, beside its earlier configurations; returns the file."""
+    path = folder / resumed_config(times_resumed(folder) + 1)
+    _write_whole(path, yaml.safe_dump(dict(config), sort_keys=False))
+    return path
+
+
 def write_data(folder: Path, prepared: Prepared) -> None:
     """Notes where the run's tokens are, and keeps its tokenizer."""
-    write_json(folder / DATA, {"directory": str(prepared.directory)})
+    write_json(folder / DATA, {"directory": str(prepared.directory.resolve())})
     shutil.copyfile(prepared.tokenizer, folder / TOKENIZER)
+
+
+def data_directory(folder: Path) -> Path:
+    """Where the run's tokens are, or were when it was started."""
+    return Path(json.loads((folder / DATA).read_text())["directory"])
 
 
 def read_data(folder: Path) -> Prepared:
     """The run's tokens."""
-    return load_prepared(Path(json.loads((folder / DATA).read_text())["directory"]))
+    return load_prepared(data_directory(folder))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -95,8 +107,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Writes the file whole or not at all."""
+    _write_whole(path, json.dumps(data, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".unfinished")
-    beside.write_text(json.dumps(data, indent=2) + "\n")
+    beside.write_text(text)
     beside.replace(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ import yaml
 from eyas.core.errors import DataError
 
 CONFIG, OVERRIDES, METRICS, STATUS = "config.yaml", "overrides.yaml", "metrics.json", "status.json"
+
+
+def resumed_config(number: int) -> str:
+    """Name of the file that holds what a run goes on with when it is resumed for the first, second, ... time."""
+    return f"resume-{number}.yaml"
+
+
+def times_resumed(folder: Path) -> int:
+    """How often the run in `folder` was resumed."""
+    return next(number for number in count() if not (folder / resumed_config(number + 1)).exists())
+
+
+def latest_config(folder: Path) -> Path:
+    """The configuration that the run in `folder` went on with last: that of its latest resume, or the first one."""
+    number = times_resumed(folder)
+    return folder / (resumed_config(number) if number else CONFIG)
 
 
 class _Damaged(Exception):
@@ -25,7 +42,7 @@ class RunRecord:
 
     path: Path
     config: dict[str, Any] = field(default_factory=dict)
-    """Resolved options by dotted name."""
+    """Resolved options by dotted name, as the run went on with them last."""
     overrides: dict[str, str] = field(default_factory=dict)
     """What was asked for on the command line."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -71,7 +88,7 @@ def read_run(path: Path) -> RunRecord:
             run.damaged.append(f"{name} damaged")
         return kind()
 
-    run.config = dict(_flat(read(CONFIG, _yaml, dict)))
+    run.config = dict(_flat(read(latest_config(path).name, _yaml, dict)))
     if (path / OVERRIDES).exists():
         run.overrides = dict(_override(str(text)) for text in read(OVERRIDES, _yaml, list))
     status = read(STATUS, _json, dict)

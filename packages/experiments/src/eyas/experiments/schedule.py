@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from eyas.core.errors import ConfigError
 
 Kind = Literal["wsd", "cosine", "linear", "constant", "falcon_power"]
 DecayShape = Literal["linear", "cosine", "exponential", "minus_sqrt"]
 
-KINDS: tuple[Kind, ...] = ("wsd", "cosine", "linear", "constant", "falcon_power")
-DECAY_SHAPES: tuple[DecayShape, ...] = ("linear", "cosine", "exponential", "minus_sqrt")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DECAY_SHAPES: tuple[DecayShape, ...] = get_args(DecayShape)
 FALCON_EXPONENT = -0.25
 """Falcon-H1's Effective Power Scheduler: learning rate and weight decay both fall as t^-1/4 (Falcon-H1 report)."""
 
@@ -33,7 +33,7 @@ class ScheduleConfig:
     decay_shape: DecayShape = "minus_sqrt"
     """How the learning rate falls in that decay."""
     min_lr_ratio: float = 0.0
-    """What the decay ends on, as a share of the learning rate without it."""
+    """What the decay falls to, as a share of the learning rate without it; see `learning_rate` for its last step."""
 
     def __post_init__(self) -> None:
         for name, value, known in (("kind", self.kind, KINDS), ("decay_shape", self.decay_shape, DECAY_SHAPES)):
@@ -61,7 +61,12 @@ class ScheduleConfig:
             )
 
     def learning_rate(self, step: int, total_steps: int) -> float:
-        """Multiplier of the learning rate in step 0, 1, ... of `total_steps`; the decay ends with the last."""
+        """Multiplier of the learning rate in step 0, 1, ... of `total_steps`.
+
+        As in the schedulers of Megatron-Core (optimizer_param_scheduler.py, `get_lr`) and of Hugging Face's
+        transformers, step s of a decay of n steps, counted from 0, has s/n of it behind it: the last step is trained
+        one n-th above the decay's end, and a decay to 0 has no step that does nothing.
+        """
         rise = min(1.0, (step + 1) / max(self.warmup(total_steps), 1))
         return rise * self._power(step, total_steps) * self._decay(step, total_steps)
 

@@ -1,15 +1,12 @@
-"""`eyas train` and `eyas resume`: check, claim a folder, start the workers, say how it went."""
+"""`eyas train`: check, claim a folder, start the workers, say how it went."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from eyas.core.errors import CheckpointError, ConfigError, EyasError
+from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.compose import Job, compose
 from eyas.experiments.compose_errors import UPSTREAM, explain
@@ -27,10 +24,12 @@ JOINED = "--joined"
 
 def train(arguments: Sequence[str], *, dry_run: bool) -> int:
     """Runs what Hydra's command line asks for; returns the exit code. In a multirun a failed job does not stop the
-    others. Inside a torchrun or SLURM job, rank 0 composes and the others follow it."""
+    others. Inside a torchrun or SLURM job, rank 0 composes and the others follow it, where there is one run to follow.
+    """
     job_here = joined()
     if job_here is not None and job_here.rank > 0:
-        follow(WORKER, [JOINED])
+        if not (dry_run or {"--cfg", "--multirun"} & {*arguments}):
+            follow(WORKER, [JOINED])
         return 0
     failures: list[EyasError] = []
     multirun = False
@@ -81,44 +80,6 @@ def train_one(job: Job, *, dry_run: bool) -> None:
     folder = run_folder.claim(job.folder, job.config, job.overrides)
     run_folder.write_data(folder, prepared)
     start(folder, run, folder / run_folder.CONFIG)
-
-
-def resume(folder: Path, overrides: Sequence[str]) -> int:
-    """Goes on from a run's latest checkpoint, on the layout it had or on another one; returns the exit code."""
-    job_here = joined()
-    if job_here is not None and job_here.rank > 0:
-        follow(WORKER, [JOINED])
-        return 0
-    data = run_folder.read_config(folder / run_folder.CONFIG)
-    for override in overrides:
-        apply(data, override)
-    run = load_run(data)
-    if not any((folder / run_folder.CHECKPOINTS).glob("step-*[0-9]")):
-        raise CheckpointError(f"{folder} has no complete checkpoint to go on from; start the run again with eyas train")
-    check_machine(run)
-    run_folder.write_data(folder, prepare(run.data))
-    number = 1
-    while (config := folder / f"resume-{number}.yaml").exists():
-        number += 1
-    config.write_text(yaml.safe_dump(data, sort_keys=False))
-    run_folder.write_status(folder, "running")
-    start(folder, run, config, "--resume")
-    return 0
-
-
-RESUMABLE = ("layout", "trainer", "sample")
-"""Groups that may change when a run goes on; any other change would make it a different run."""
-
-
-def apply(data: dict[str, Any], override: str) -> None:
-    """Sets `group.option=value` in plain configuration data."""
-    path, equals, value = override.partition("=")
-    group, _, option = path.partition(".")
-    if not equals or group not in RESUMABLE or not option:
-        raise ConfigError(
-            f"{override!r} cannot be changed when resuming; give {', '.join(f'{g}.option=value' for g in RESUMABLE)}"
-        )
-    data.setdefault(group, {})[option] = yaml.safe_load(value)
 
 
 def check_machine(run: RunConfig) -> None:

@@ -23,8 +23,8 @@ from eyas.experiments.prepared import Prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
 from eyas.parallel import checkpoint, groups, quiet
+from eyas.parallel.engine import replica_here
 from eyas.parallel.launch import report_errors
-from eyas.parallel.megatron import parallel_state
 from eyas.parallel.strategy import MegatronStrategy
 
 
@@ -60,9 +60,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         raise CheckpointError(f"{checkpoints} holds no complete checkpoint to resume from")
 
     groups.initialise(run.layout)
-    share = Share(
-        run.trainer.global_batch, parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    )
+    share = Share(run.trainer.global_batch, replica_here(), run.layout.data)
     prepared = run_folder.read_data(folder)
     steps = run.trainer.max_steps
     validation = validation_batches(run.data, prepared, share)

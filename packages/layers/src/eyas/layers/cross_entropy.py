@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyas.core.labels import IGNORED
 from eyas.parallel.context import Context
 
-IGNORED = -100
-"""Label of a token that has no loss."""
+__all__ = ["IGNORED", "cross_entropy"]
 
 
 def cross_entropy(logits_SBV: Tensor, labels_SB: Tensor, first: int, context: Context) -> Tensor:

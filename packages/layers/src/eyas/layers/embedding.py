@@ -8,16 +8,9 @@ from torch import Tensor, nn
 
 from eyas.core.mixer import Placement, empty_parameter
 from eyas.core.model import ModelSpec
-from eyas.core.weights import Axis, Weight, column
+from eyas.core.weights import vocabulary_weight
 from eyas.layers.linear import linear
 from eyas.parallel.context import Context
-
-
-def vocabulary_weight(vocab_size: int, hidden_size: int, tensor: int) -> Weight:
-    """A (V, D) matrix split by rows; rows that round the vocabulary up to the tensor size stay zero."""
-    padding = -vocab_size % tensor
-    rows = Axis("vocab_size", vocab_size + padding)
-    return column(rows, 1, hidden_size, padding=padding, partial_gradient=False)
 
 
 class Vocabulary(nn.Module):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from eyas.layers.conv import causal_conv, conv_step
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
-from eyas.layers.ssd import ssd, ssd_step
+from eyas.layers.ssd import Kernel, ssd, ssd_step
 from eyas.layers.ssd_chunked import best_chunk
 
 State = tuple[dict[str, Tensor], Tensor]
@@ -60,7 +60,7 @@ class Mamba2(Mixer):
         """Initial values of dt are log-uniform between time_step_min and time_step_max, at least time_step_floor."""
         time_step_max: float = 0.1
         time_step_floor: float = 1e-4
-        kernel: Literal["auto", "chunked", "compiled", "sequential", "mamba_ssm"] = "auto"
+        kernel: Kernel = "auto"
         chunk_size: int | None = None
         """Tokens per chunk of the scan; null lets the kernel choose. The result does not depend on it."""
         input_multiplier: float | None = None
@@ -80,6 +80,19 @@ class Mamba2(Mixer):
                 raise ConfigError(
                     f"time_step_min={self.time_step_min} must be above 0 and at most time_step_max={self.time_step_max}"
                 )
+            if not 0 <= self.time_step_floor <= self.time_step_max:
+                raise ConfigError(
+                    f"time_step_floor={self.time_step_floor} must be at least 0 and at most "
+                    f"time_step_max={self.time_step_max}; it bounds the initial values from below"
+                )
+            low, high = self.time_step_limit
+            if not 0 <= low < high:
+                raise ConfigError(
+                    f"time_step_limit={[low, high]} must be a lower bound of at least 0 and a higher one; "
+                    "leave it out for no bounds"
+                )
+            if self.chunk_size is not None and self.chunk_size < 1:
+                raise ConfigError(f"chunk_size={self.chunk_size} must be at least 1, or null for the kernel's own")
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:

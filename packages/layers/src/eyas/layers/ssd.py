@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from eyas.core.errors import ConfigError
@@ -11,9 +13,9 @@ from eyas.layers import ssd_mamba_ssm
 from eyas.layers.ssd_chunked import ssd_chunked
 from eyas.layers.ssd_sequential import ssd_sequential, ssd_step
 
-__all__ = ["KERNELS", "ssd", "ssd_step"]
+__all__ = ["Kernel", "ssd", "ssd_step"]
 
-KERNELS = ("auto", "chunked", "compiled", "sequential", "mamba_ssm")
+Kernel = Literal["auto", "chunked", "compiled", "sequential", "mamba_ssm"]
 
 
 def ssd(
@@ -26,7 +28,7 @@ def ssd(
     *,
     initial_state_BHPN: Tensor | None = None,
     documents_SB: Tensor | None = None,
-    kernel: str = "auto",
+    kernel: Kernel = "auto",
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scan a sequence: h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t. Returns y and the last state.
@@ -51,7 +53,7 @@ def ssd(
             return ssd_sequential(*operands)
         case "mamba_ssm":
             return ssd_mamba_ssm.ssd_mamba_ssm(*operands, chunk_size=chunk_size)
-    raise ConfigError(unknown_name("ssd kernel", kernel, KERNELS))
+    raise ConfigError(unknown_name("ssd kernel", kernel, get_args(Kernel)))
 
 
 def document_starts(documents_SB: Tensor) -> Tensor:

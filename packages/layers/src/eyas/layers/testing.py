@@ -117,8 +117,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     """One rank's part of a trial; rank 0 returns the outcome."""
     from eyas.layers.model import HybridLM, Stage
     from eyas.parallel import groups
-    from eyas.parallel.engine import Engine, context_here, stage_here
-    from eyas.parallel.megatron import parallel_state
+    from eyas.parallel.engine import Engine, context_here, replica_here, stage_here
 
     groups.initialise(layout)
     dtype = torch.float64
@@ -137,7 +136,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
         tied=spec.tie_embeddings,
         optimizer=trial.optimizer,
     )
-    replica, share = parallel_state.get_data_parallel_rank(), trial.global_batch // layout.data
+    replica, share = replica_here(), trial.global_batch // layout.data
     losses, grad_norms, gradients = [], [], {}
     for step in range(trial.steps):
         rows = {name: tensor[replica * share : (replica + 1) * share] for name, tensor in trial.batch(step).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from eyas.core.errors import CheckpointError
 from eyas.core.mixer import declared_tensors
+from eyas.parallel.checkpoint_folder import UNFINISHED, latest
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_checkpointing, parallel_state
 
-UNFINISHED = ".unfinished"
-"""Suffix of a checkpoint folder that is still being written; what carries it is never loaded."""
+__all__ = ["latest", "load", "save", "sharded_weights"]
+
 DISTRIBUTED_OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
 """The one format of the distributed optimizer's state that loads on another layout."""
 
@@ -86,13 +86,3 @@ def reason(error: BaseException) -> str:
     causes = [cause for cause, _ in getattr(error, "failures", {}).values()]
     text = str(causes[0] if causes else error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def latest(folder: Path) -> Path | None:
-    """The complete checkpoint of the highest step in `folder`, named step-<number>; None if there is none."""
-    found = [
-        (int(match[1]), path)
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir()
-    ]
-    return max(found)[1] if found else None

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host
 from eyas.parallel.after_batch import after_batch
@@ -31,8 +32,6 @@ from eyas.parallel.stage import StageModule
 
 Batch = Mapping[str, Tensor]
 """A microbatch's tensors by name, each (B, S)."""
-IGNORED = -100
-"""Label of a token that has no loss."""
 
 
 def device_here(local_rank: int = 0) -> torch.device:
@@ -50,6 +49,11 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
 def stage_here() -> int:
     """This rank's pipeline stage."""
     return int(parallel_state.get_pipeline_model_parallel_rank())
+
+
+def replica_here() -> int:
+    """This rank's replica: the number of its share of every batch."""
+    return int(parallel_state.get_data_parallel_rank())
 
 
 class Engine:

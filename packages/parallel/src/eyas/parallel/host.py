@@ -2,7 +2,8 @@
 
 Megatron-Core takes a GPU for granted in some thirty places that have nothing to do with CUDA kernels: a scalar is made
 on `device="cuda"`, a gradient must call itself a `torch.cuda.FloatTensor`. Where no GPU is present, `install` answers
-for it, in the modules listed here and nowhere else: torch itself stays as it is for everybody but those modules.
+for it, in the modules and functions listed here. The modules get a torch of their own and torch itself stays as it is;
+but while one of the functions runs, `Tensor.type`, `cuda` and `float` are other methods for the whole process.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ def passing_for_cuda(function: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def cuda_spelling() -> Iterator[None]:
     """Inside, `Tensor.type()` names the CUDA type and `Tensor.cuda()` returns the tensor itself. Float64, which
-    upstream does not expect, passes for the full precision that float32 is there, and `Tensor.float()` keeps it."""
+    upstream does not expect, passes for the full precision that float32 is there, and `Tensor.float()` keeps it. That
+    holds for every thread of the process; none of the model's arithmetic is called inside."""
     true = {name: getattr(torch.Tensor, name) for name in ("type", "cuda", "float")}
 
     def spelled(tensor: Tensor, *args: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
 """Starts a run's worker processes through torch's elastic launcher, in this process, and tells how they ended.
 
-The parent never imports Megatron or Lightning. A worker's `main` runs inside `report_errors`, which writes down the
-error that ended it, so that the parent can say which rank failed first and why.
+Neither Megatron nor Lightning is imported here, so that the workers start at once. A worker's `main` runs inside
+`report_errors`, which writes down the error that ended it, so that the parent can say which rank failed first and why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from unittest.mock import patch
 from eyas.core.errors import WorkerError
 from eyas.parallel import quiet
 from eyas.parallel.environment import RANK_VARIABLES, joined
-from eyas.parallel.rank_errors import LAUNCHED, Death, explain, report_errors
+from eyas.parallel.layout import cores_here
+from eyas.parallel.rank_errors import LAUNCHED, Death, explain, forget_error, report_errors
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -113,7 +114,7 @@ def _worker_environment(processes: int) -> Iterator[None]:
     before = dict(os.environ)
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // processes)))
     os.environ[LAUNCHED] = "1"
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
     try:
@@ -149,6 +150,7 @@ def follow(module: str, arguments: Sequence[str]) -> None:
 
 def _run_as_rank(ranks: Path, rank: int, command: Sequence[str]) -> None:
     ranks.mkdir(parents=True, exist_ok=True)
+    forget_error(ranks, rank)
     code = _run_to_end(command)
     if code:
         raise WorkerError(explain(ranks, [Death(rank, code, 0)]))

@@ -118,7 +118,12 @@ class Layout:
 def processes_here(gpus: int = 0) -> int:
     """Processes that this machine carries: one for each GPU, or without GPUs two for each core and at least eight, so
     that any layout can be tried on a laptop."""
-    return gpus if gpus else max(8, 2 * (os.cpu_count() or 1))
+    return gpus if gpus else max(8, 2 * cores_here())
+
+
+def cores_here() -> int:
+    """Cores that this process may use, which a batch system or taskset can make fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 def _is_size(value: object) -> bool:

@@ -1,4 +1,5 @@
-"""What Eyas borrows from Megatron-Core, and the only module that names it.
+"""What Eyas borrows from Megatron-Core, for every module of eyas.parallel but three that name it themselves: `host` and
+`mends`, which prepare it, and `indexed`, whose token files need no preparation.
 
 Importing this module prepares Megatron-Core for the machine (see `host` and `mends`). Whatever a later Megatron line
 renames is answered here.
@@ -8,10 +9,8 @@ from eyas.parallel import host, mends, quiet
 
 with quiet.importing():
     from megatron.core import dist_checkpointing, parallel_state
-    from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
     from megatron.core.dist_checkpointing import ShardedTensor
     from megatron.core.dist_checkpointing.core import CheckpointingException
-    from megatron.core.dist_checkpointing.mapping import ShardedObject
     from megatron.core.dist_checkpointing.strategies.fully_parallel import (
         FullyParallelLoadStrategyWrapper,
         FullyParallelSaveStrategyWrapper,
@@ -22,13 +21,11 @@ with quiet.importing():
         finalize_model_grads,
     )
     from megatron.core.enums import ModelType
-    from megatron.core.model_parallel_config import ModelParallelConfig
-    from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
     from megatron.core.optimizer.optimizer_config import ParamKey, ParamPredicate
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.tensor_parallel import mappings
-    from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
     from megatron.core.tensor_parallel.random import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.moe import moe_utils
@@ -44,19 +41,14 @@ __all__ = [
     "DistributedDataParallelConfig",
     "FullyParallelLoadStrategyWrapper",
     "FullyParallelSaveStrategyWrapper",
-    "IndexedDataset",
-    "IndexedDatasetBuilder",
-    "MegatronOptimizer",
     "MoEAllGatherTokenDispatcher",
     "MoEAlltoAllTokenDispatcher",
     "MoEAuxLossAutoScaler",
-    "ModelParallelConfig",
     "ModelType",
     "OptimizerConfig",
     "ParamKey",
     "ParamPredicate",
     "ProcessGroupCollection",
-    "ShardedObject",
     "ShardedTensor",
     "TransformerConfig",
     "dist_checkpointing",
@@ -68,5 +60,4 @@ __all__ = [
     "model_parallel_cuda_manual_seed",
     "moe_utils",
     "parallel_state",
-    "set_tensor_model_parallel_attributes",
 ]

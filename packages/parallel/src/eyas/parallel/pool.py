@@ -105,7 +105,7 @@ class WorkerPool:
 
     def _results(self) -> list[Any]:
         answers: dict[int, Any] = {}
-        failures: dict[int, BaseException] = {}
+        failures: dict[int, BaseException] = {}  # in the order of their arrival: the first is the cause
         deadline = time.monotonic() + self.timeout
         while len(answers) + len(failures) < self.size:
             waiting = {self._pipes[rank]: rank for rank in range(self.size) if rank not in {*answers, *failures}}
@@ -124,7 +124,7 @@ class WorkerPool:
                     failures[rank] = answer
                     deadline = min(deadline, time.monotonic() + GRACE)
         if failures:
-            raise failures[min(failures)]
+            raise next(iter(failures.values()))
         if len(answers) < self.size:
             silent = ", ".join(str(rank) for rank in range(self.size) if rank not in answers)
             raise WorkerError(

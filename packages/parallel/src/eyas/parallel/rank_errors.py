@@ -43,17 +43,19 @@ class Death:
 @contextmanager
 def report_errors(run: Path) -> Iterator[None]:
     """For a worker's `main`: an error inside is written to `run/ranks/error-<rank>.json` and ends the process at once.
+    What an earlier worker of this rank wrote there is forgotten.
 
     It does not return to the interpreter, whose shutdown may wait for other ranks. An interrupt ends the process
     without a word, wherever it is.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    rank = int(os.environ.get("RANK", "0"))
+    forget_error(run / "ranks", rank)
     try:
         yield
     except SystemExit:
         raise
     except BaseException as error:  # torch's CheckpointException is no Exception
-        rank = int(os.environ.get("RANK", "0"))
         (run / "ranks").mkdir(parents=True, exist_ok=True)
         write_error(run / "ranks", rank, error)
         if rank or LAUNCHED not in os.environ:
@@ -76,6 +78,12 @@ def write_error(ranks: Path, rank: int, error: BaseException) -> None:
     unfinished = ranks / f"error-{rank}.unfinished"
     unfinished.write_text(json.dumps(record, indent=2) + "\n")
     unfinished.replace(ranks / f"error-{rank}.json")
+
+
+def forget_error(ranks: Path, rank: int) -> None:
+    """Removes what `write_error` left in an earlier start of the run."""
+    for suffix in ("json", "txt"):
+        (ranks / f"error-{rank}.{suffix}").unlink(missing_ok=True)
 
 
 def explain(ranks: Path, deaths: Sequence[Death]) -> str:

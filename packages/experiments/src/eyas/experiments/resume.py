@@ -1,0 +1,93 @@
+"""`eyas resume`: go on from a run's latest checkpoint, with the tokens and the options that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eyas.core.errors import CheckpointError, ConfigError, DataError
+from eyas.experiments import run_folder
+from eyas.experiments.corpus import DataConfig, find_files
+from eyas.experiments.prepare import fingerprint, prepare
+from eyas.experiments.run_config import load_run
+from eyas.experiments.run_records import latest_config, read_run
+from eyas.experiments.train import JOINED, WORKER, check_machine, start
+from eyas.parallel import checkpoint_folder
+from eyas.parallel.environment import joined
+from eyas.parallel.launch import follow
+
+RESUMABLE = ("layout", "trainer", "sample")
+"""Groups that may change when a run goes on; any other change would make it a different run."""
+SAMPLE_ORDER = "trainer.global_batch"
+"""The one option of these groups that the order of samples depends on."""
+
+
+def resume(folder: Path, overrides: Sequence[str]) -> int:
+    """Goes on from a run's latest checkpoint, on the layout it had last or on another one; returns the exit code."""
+    job_here = joined()
+    if job_here is not None and job_here.rank > 0:
+        follow(WORKER, [JOINED])
+        return 0
+    data = run_folder.read_config(latest_config(folder))
+    for override in overrides:
+        apply(data, override)
+    run = load_run(data)
+    check_steps_left(folder, run.trainer.max_steps)
+    check_machine(run)
+    restore_data(folder, run.data)
+    config = run_folder.add_config(folder, data)
+    run_folder.write_status(folder, "running")
+    start(folder, run, config, "--resume")
+    return 0
+
+
+def apply(data: dict[str, Any], override: str) -> None:
+    """Sets `group.option=value` in plain configuration data."""
+    path, equals, value = override.partition("=")
+    group, _, option = path.partition(".")
+    if not equals or group not in RESUMABLE or not option:
+        raise ConfigError(
+            f"{override!r} cannot be changed when resuming; give {', '.join(f'{g}.option=value' for g in RESUMABLE)}"
+        )
+    if path == SAMPLE_ORDER:
+        raise ConfigError(f"{override!r} cannot be given when resuming: the order of samples depends on it")
+    try:
+        data.setdefault(group, {})[option] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r} cannot be read as YAML; quote text with signs: {path}='\"a: b\"'") from error
+
+
+def check_steps_left(folder: Path, max_steps: int) -> None:
+    """Raises CheckpointError without a checkpoint, and ConfigError where the latest one leaves nothing to do. A run
+    that was ended between its last checkpoint and its outcome still has to write that down."""
+    steps = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
+    if not steps:
+        raise CheckpointError(f"{folder} has no complete checkpoint to go on from; start the run again with eyas train")
+    done = max(steps)
+    if done > max_steps or (done == max_steps and read_run(folder).state == "finished"):
+        raise ConfigError(
+            f"{folder} has {done} steps behind it and trainer.max_steps={max_steps} leaves none to do; "
+            f"go on with more, such as trainer.max_steps={2 * done}"
+        )
+
+
+def restore_data(folder: Path, config: DataConfig) -> None:
+    """Prepares a run's tokens again where they are gone. Raises DataError where they would not be the same, since the
+    model would go on with another meaning of each token."""
+    recorded = run_folder.data_directory(folder)
+    if recorded.is_dir():
+        run_folder.read_data(folder)
+        return
+    changed = DataError(
+        f"the tokens of {folder} are gone from {recorded}, and {config.origin} no longer gives the same ones; "
+        "bring back that folder, or the text that the run was started with"
+    )
+    if fingerprint(config, find_files(config)) != recorded.name:
+        raise changed
+    prepared = prepare(config)
+    if prepared.tokenizer.read_bytes() != (folder / run_folder.TOKENIZER).read_bytes():
+        raise changed
+    run_folder.write_data(folder, prepared)

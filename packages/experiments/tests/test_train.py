@@ -1,0 +1,27 @@
+"""What the ranks of one torchrun job do before the workers start."""
+
+import pytest
+
+from eyas.experiments import train
+from eyas.experiments.cli import main
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes this process the second of two ranks; the modules that it runs as workers are noted and not run."""
+    modules: list[str] = []
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(train, "follow", lambda module, _: modules.append(module))
+    return modules
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], ["--cfg", "job"], ["-m", "seed=1,2"]])
+def test_a_rank_does_not_wait_for_a_run_that_will_not_come(followed: list[str], flags: list[str]) -> None:
+    assert main(["train", *flags]) == 0
+    assert followed == []
+
+
+def test_a_rank_follows_the_first_one(followed: list[str]) -> None:
+    assert main(["train", "layout.tensor=2"]) == 0
+    assert followed == [train.WORKER]
