@@ -28,7 +28,7 @@ def specs(draw):
 
 def build(spec, seed=0, dtype=torch.float64):
     """The block, with no weight at zero or one."""
-    block = Block(spec, spec.pattern.blocks[0], Placement(dtype=dtype))
+    block = Block(spec, spec.blocks[0], Placement(dtype=dtype))
     initialise(block, seed, 0.4, 0, 1)
     with torch.no_grad():
         for index, parameter in enumerate(block.parameters()):

@@ -25,7 +25,7 @@ class BlockConfig:
     writes: Literal["stream", "aside"] = "stream"
     """Where the output goes: added to the residual stream, or aside, for the next block to read."""
     combine: Literal["sum", "normalised_mean"] = "sum"
-    """The branches' sum; or their mean, each behind an RMSNorm of its own (Hymba, Dong et al., 2024, equation 3)."""
+    """The branches' sum; or their mean, each behind an RMSNorm of its own (after Hymba, Dong et al., 2024)."""
     projection: bool = False
     """A matrix of each place's own behind the branches, hidden_size to hidden_size."""
     output_multiplier: float | None = None
