@@ -11,7 +11,7 @@ def hybrids(config):
 
 
 def model_data(config):
-    """The `model` group. Each hybrid layer is three blocks: shared attention and shared MLP, both aside, then Mamba-2."""
+    """The `model` group. A hybrid layer is three blocks: shared attention and shared MLP, both aside, then Mamba-2."""
     hidden, head_dim = config["hidden_size"], 2 * config["hidden_size"] // config["num_attention_heads"]
     inner = config["mamba_expand"] * hidden
     blocks, pattern = {}, []
