@@ -164,7 +164,7 @@ def test_counted_state_is_that_of_decoding(model, length):
 @given(model=data(), batch=st.integers(1, 2), dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
 def test_counted_activations_are_those_kept_for_the_backward_pass(model, batch, dtype):
     lm, rows = build(model, dtype=dtype), tokens(model["vocab_size"], 70)[:batch]
-    known = [*lm.parameters(), rows, *mixers.rotary_tables(lm.spec, 70, dtype)]
+    known = [*lm.parameters(), rows, *mixers.rotary_tables(lm.spec, 70 + lm.spec.meta_tokens, dtype)]
     kept = mixers.bytes_kept(lambda: lm(rows, rows.roll(-1, 1)), known)
     sizes = {"sequence_length": 70, "microbatch": batch, "element": dtype.itemsize}
     stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes)) + loss_bytes(lm.spec, **sizes)

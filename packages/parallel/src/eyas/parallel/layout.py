@@ -63,7 +63,7 @@ class Layout:
         if self.sequence and rest:
             behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
             fitting = sequence_length + self.tensor - rest
-            unit = f"a multiple of {self.tensor} such as {fitting}" if not meta_tokens else f"{fitting}"
+            unit = str(fitting) if meta_tokens else f"a multiple of {self.tensor} such as {fitting}"
             raise LayoutError(
                 f"sequence length {sequence_length}{behind} cannot be split over layout.tensor={self.tensor} with "
                 f"layout.sequence=true; use {unit}, or layout.sequence=false"
