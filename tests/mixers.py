@@ -29,6 +29,7 @@ def attention(draw, **fixed):
         "head_dim": draw(st.sampled_from([2, 4, 6])),
         "rope_base": draw(st.sampled_from([None, 10.0, 1e11])),
         "window": draw(st.sampled_from([None, 1, 3, 8])),
+        "sink_tokens": draw(st.sampled_from([None, 0, 2])),
         "qk_norm": draw(st.booleans()),
         "qkv_bias": draw(st.booleans()),
         "output_bias": draw(st.booleans()),

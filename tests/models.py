@@ -26,6 +26,53 @@ def falcon_h1(
     }  # fmt: skip
 
 
+def zamba2(*, repeat=2, tied=True, vocab=50, **changes) -> dict[str, Any]:
+    """Mamba-2 layers, in front of some of which a shared transformer with adapters stands."""
+    adapted = {"shared": True, "adapter_rank": 3, "writes": "aside"}
+    return {
+        "hidden_size": 16,
+        "vocab_size": vocab,
+        "pattern": ["ssm", "attend", "think", "ssm"],
+        "repeat": repeat,
+        "tie_embeddings": tied,
+        "init_std": 0.05,
+        "blocks": {
+            "attend": {
+                "layers": "attn", "reads": "stream_and_embedding", "adapters": {"attn": ["q", "k+v", "o"]}, **adapted,
+            },
+            "think": {
+                "layers": "ffn", "reads": "aside", "adapters": {"ffn": ["gate+up"]}, "projection": True,
+                "output_multiplier": 0.5, **adapted,
+            },
+        },
+        "layers": {
+            "ssm": {"kind": "mamba2", "num_heads": 4, "head_dim": 4, "state_size": 5, "chunk_size": 4},
+            "attn": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "input_size": 32},
+            "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
+        },
+    } | changes  # fmt: skip
+
+
+def hymba(*, meta_tokens=4, repeat=1, vocab=50, **changes) -> dict[str, Any]:
+    """Attention and Mamba-2 side by side, normalised and averaged, behind meta tokens."""
+    mean = {"combine": "normalised_mean", "projection": True}
+    return {
+        "hidden_size": 16,
+        "vocab_size": vocab,
+        "meta_tokens": meta_tokens,
+        "pattern": ["whole", "ffn", "local", "ffn"],
+        "repeat": repeat,
+        "init_std": 0.05,
+        "blocks": {"whole": {"layers": "attn+ssm", **mean}, "local": {"layers": "near+ssm", **mean}},
+        "layers": {
+            "ssm": {"kind": "mamba2", "num_heads": 4, "head_dim": 4, "state_size": 5, "output_bias": True},
+            "attn": {"kind": "attention", "num_heads": 4, "num_kv_heads": 1, "head_dim": 4},
+            "near": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "window": 3},
+            "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
+        },
+    } | changes  # fmt: skip
+
+
 def mixture(*, repeat=2, tied=False, **moe) -> dict[str, Any]:
     """A hybrid with a mixture of experts of a few thousand weights."""
     model = falcon_h1(repeat=repeat, tied=tied) | {"pattern": ["ssm", "moe", "attn"], "mup": None}

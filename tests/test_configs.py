@@ -30,7 +30,7 @@ def run_of(*overrides):
 def test_every_model_composes(model):
     run = run_of(f"model={model}")
     assert run.spec.name == model
-    used = {layer for block in run.spec.pattern.blocks for layer in block}
+    used = {layer for block in run.spec.blocks for layer in block.layers}
     assert used == run.spec.layers.keys()
 
 

@@ -1,9 +1,9 @@
 """Any layout computes what one process computes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from models import falcon_h1
+from models import falcon_h1, hymba, zamba2
 
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
@@ -62,6 +62,25 @@ def test_falcon_h1_is_the_same_under_every_kind_of_layout(layout, tied):
     assert_layout_changes_nothing(falcon_h1(tied=tied), layout)
 
 
+ON_ONE_STAGE = {name: layout for name, layout in FIXED.items() if layout.pipeline == 1}
+"""Layouts that carry blocks which stand in several places."""
+
+
+@pytest.mark.parametrize("layout", ON_ONE_STAGE.values(), ids=ON_ONE_STAGE.keys())
+def test_shared_blocks_are_the_same_under_every_kind_of_layout(layout):
+    assert_layout_changes_nothing(zamba2(), layout)
+
+
+@pytest.mark.parametrize("layout", FIXED.values(), ids=FIXED.keys())
+def test_averaged_branches_and_meta_tokens_are_the_same_under_every_kind_of_layout(layout):
+    assert_layout_changes_nothing(hymba(), layout)
+
+
+def test_shared_blocks_may_all_stand_on_the_first_stage():
+    model = zamba2(repeat=1, pattern=["attend", "think", "ssm", "attend", "think", "ssm", "|", "ssm", "ssm"])
+    assert_layout_changes_nothing(model, Layout(tensor=2, sequence=True, pipeline=2))
+
+
 @given(models(), layouts(), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.1]), st.integers(0, 1000))
 def test_a_layout_changes_nothing(model, layout, documents, microbatch, clip_norm, seed):
     assert_layout_changes_nothing(
@@ -73,6 +92,22 @@ def test_a_layout_changes_nothing(model, layout, documents, microbatch, clip_nor
         optimizer=OptimizerOptions(learning_rate=1e-2, clip_norm=clip_norm),
         seed=seed,
     )
+
+
+@st.composite
+def other_blocks(draw):
+    """Models whose blocks have options of their own."""
+    if draw(st.booleans()):
+        return hymba(meta_tokens=draw(st.sampled_from([0, 4, 8])), vocab=draw(st.sampled_from([48, 51])))
+    return zamba2(tied=draw(st.booleans()), vocab=draw(st.sampled_from([48, 51])))
+
+
+@pytest.mark.slow
+@given(other_blocks(), layouts(), st.sampled_from([1, 2]), st.integers(0, 1000))
+def test_a_layout_changes_nothing_in_blocks_with_options(model, layout, microbatch, seed):
+    assume(layout.pipeline == 1 or not any(block.get("shared") for block in model["blocks"].values()))
+    sizes = {"global_batch": layout.data * microbatch * 2, "microbatch": microbatch}
+    assert_layout_changes_nothing(model, layout, **sizes, seed=seed)
 
 
 @pytest.mark.slow

@@ -46,13 +46,13 @@ def spec(tied=False, repeat=2):
 @pytest.mark.parametrize(("tied", "matrices"), [(False, 2), (True, 1)])
 def test_parameters_are_the_blocks_the_final_norm_and_the_vocabulary(tied, matrices):
     block, other = D + 2 * D, D + 6 * D
-    assert block_parameters(spec(), ("small",)) == block
-    assert block_parameters(spec(), ("small", "large")) == other
+    assert block_parameters(spec(), spec().blocks[0]) == block
+    assert block_parameters(spec(), spec().blocks[1]) == other
     assert parameters(spec(tied)) == 2 * (block + other) + D + matrices * V * D
 
 
 def test_a_rank_has_the_whole_norm_and_its_part_of_the_mixers():
-    assert block_parameters(spec(), ("small", "large"), tensor=2) == D + 3 * D
+    assert block_parameters(spec(), spec().blocks[1], tensor=2) == D + 3 * D
 
 
 @given(vocab=st.integers(1, 99), tensor=st.integers(1, 9))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_layer
+from eyas.layers.attention import visible
 from eyas.layers.rotary import rotate, rotation
 
 seeds = st.integers(0, 999)
@@ -39,12 +40,15 @@ def literal(layer, x_SBD, documents_SB=None):
     k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)
     rows = []
     for t in range(length):
-        first = 0 if c.window is None else max(0, t + 1 - c.window)
-        score_LBH = (q[t] * k[first : t + 1]).sum(-1) / math.sqrt(c.head_dim)
-        if documents_SB is not None:
-            other = documents_SB[first : t + 1] != documents_SB[t]
-            score_LBH = score_LBH.masked_fill(other[..., None], -math.inf)
-        rows.append((score_LBH.softmax(0)[..., None] * v[first : t + 1]).sum(0))
+        score_LBH = (q[t] * k[: t + 1]).sum(-1) / math.sqrt(c.head_dim)
+        for other in range(t + 1):
+            for row in range(batch):
+                start = 0 if documents_SB is None else documents_SB[:, row].tolist().index(documents_SB[t, row])
+                behind = c.window is not None and other <= t - c.window
+                sink = start <= other < start + (c.sink_tokens or 0)
+                if other < start or (behind and not sink):
+                    score_LBH[other, row] = -math.inf
+        rows.append((score_LBH.softmax(0)[..., None] * v[: t + 1]).sum(0))
     y = torch.stack(rows).reshape(length, batch, -1) @ layer.o.t()
     return y if c.output_multiplier is None else c.output_multiplier * y
 
@@ -135,6 +139,8 @@ def test_a_rotation_used_while_generating_serves_training():
         ({"num_heads": 2, "head_dim": 3}, "l.head_dim=3 must be even for rotary positions"),
         ({"num_heads": 2, "head_dim": 4, "window": 0}, "l.window=0 must be at least 1"),
         ({"num_heads": 0, "head_dim": 4}, "l.num_heads=0 must be at least 1"),
+        ({"num_heads": 2, "head_dim": 4, "sink_tokens": -1}, "l.sink_tokens=-1 must not be negative"),
+        ({"num_heads": 2, "head_dim": 4, "input_size": 0}, "l.input_size=0 must be at least 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_by_name(options, message):
@@ -144,3 +150,23 @@ def test_sizes_that_do_not_fit_are_refused_by_name(options, message):
 
 def test_heads_are_multi_head_unless_told_otherwise():
     assert load_layer({"kind": "attention", "num_heads": 6, "head_dim": 4}, "l").kv_heads == 6
+
+
+@given(options=mixers.attention(), seed=seeds)
+def test_a_wider_input_is_read_by_the_projections_alone(options, seed):
+    layer = mixers.build(options | {"input_size": 2 * mixers.HIDDEN}, seed=seed)
+    x = mixers.noise(5, 2, 2 * mixers.HIDDEN, seed=seed).requires_grad_()
+    assert layer(x, mixers.alone()).shape == (5, 2, mixers.HIDDEN)
+    mixers.assert_equal_results(layer(x, mixers.alone()), literal(layer, x), layer, x)
+
+
+@given(window=st.integers(1, 400), sinks=st.integers(0, 400))
+def test_counted_flops_are_those_of_the_keys_that_are_seen(window, sinks):
+    """The closed form integrates over the sequence where the mask counts whole tokens: half a key a token."""
+    length = 300
+    options = {"kind": "attention", "num_heads": 1, "head_dim": 2, "window": window, "sink_tokens": sinks}
+    config = load_layer(options, "l")
+    mask = visible(length, window, sinks, None, torch.device("cpu"))
+    seen = (length + 1) / 2 if mask is None else mask.sum().item() / length
+    counted = (config.flops(1, length) - 2 * 1 * 2 * 4) / 8
+    assert abs(counted - seen) <= 1

@@ -28,7 +28,7 @@ def specs(draw):
 
 def build(spec, seed=0, dtype=torch.float64):
     """The block, with no weight at zero or one."""
-    block = Block(spec, spec.pattern.blocks[0], Placement(dtype=dtype))
+    block = Block(spec, spec.blocks[0], Placement(dtype=dtype))
     initialise(block, seed, 0.4, 0, 1)
     with torch.no_grad():
         for index, parameter in enumerate(block.parameters()):
@@ -87,7 +87,7 @@ def test_activation_bytes_are_those_kept_for_the_backward_pass(spec, batch, dtyp
     kept = mixers.bytes_kept(lambda: block(h, mixers.alone()), known)
     (cost,) = block_costs(spec, sequence_length=70, microbatch=batch, element=dtype.itemsize)
     assert cost.activation_bytes == kept
-    assert cost.parameters == block_parameters(spec, spec.pattern.blocks[0])
+    assert cost.parameters == block_parameters(spec, spec.blocks[0])
     assert cost.parameters == sum(parameter.numel() for parameter in block.parameters())
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eyas.core.accounting import block_costs, forward_flops, loss_bytes, parameters, state_bytes
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
-from eyas.core.model import load_model
+from eyas.core.model import load_layer, load_model
 from eyas.core.mup import FALCON_H1
 from eyas.layers.model import HybridLM, Stage
 from eyas.parallel.context import Context
@@ -21,16 +21,46 @@ from eyas.parallel.context import Context
 seeds = st.integers(0, 999)
 
 
+PLAIN = (["a", "b+c"], ["a+b+c"], ["a", "b", "c"])
+NAMED = (["both", "c", "both"], ["both", "wide", "last", "b"], ["first", "last", "first", "last", "a"])
+
+
 @st.composite
-def data(draw, **fixed):
+def blocks(draw, layers):
+    """Blocks with any options, for a pattern out of NAMED."""
+    adapted = {layer: draw(st.lists(matrices(layers[layer]), max_size=2, unique=True)) for layer in "ab"}
+    adapters = {"adapters": adapted, "adapter_rank": 2} if any(adapted.values()) else {}
+    named = {
+        "both": {"layers": "a+b", "shared": True, **adapters},
+        "wide": {"layers": "w", "reads": "stream_and_embedding", "writes": "aside", "shared": draw(st.booleans())},
+        "first": {"layers": "a+c", "writes": "aside", "shared": draw(st.booleans())},
+        "last": {"layers": "b", "reads": "aside", "shared": draw(st.booleans())},
+    }
+    for options in named.values():
+        options["combine"] = draw(st.sampled_from(["sum", "normalised_mean"]))
+        options["projection"] = draw(st.booleans())
+        options["output_multiplier"] = draw(mixers.scales)
+    return named
+
+
+def matrices(options):
+    """Names of the projections of a mixer."""
+    declared = load_layer(options, "layer").weights(12)
+    return st.sampled_from([name for name, w in declared.items() if len(w.shape) == 2 and 12 in w.shape])
+
+
+@st.composite
+def data(draw, patterns=PLAIN + NAMED, **fixed):
     """Plain data of models with several blocks of any layers."""
-    layers = {name: draw(mixers.anything()) for name in "abc"}
+    layers = {name: draw(mixers.anything()) for name in "abc"} | {"w": draw(mixers.attention(input_size=24))}
     drawn = {
         "hidden_size": 12,
         "vocab_size": draw(st.sampled_from([7, 16])),
         "layers": layers,
-        "pattern": draw(st.sampled_from([["a", "b+c"], ["a+b+c"], ["a", "b", "c"]])),
+        "pattern": draw(st.sampled_from(patterns)),
         "repeat": draw(st.sampled_from([1, 2])),
+        "blocks": draw(blocks(layers)),
+        "meta_tokens": draw(st.sampled_from([0, 3])),
         "tie_embeddings": draw(st.booleans()),
         "init_std": 0.3,
         "mup": draw(st.sampled_from([None, "falcon_h1"])),
@@ -62,7 +92,7 @@ def test_decoding_equals_the_forward_pass(model, seed):
 @given(model=data(), packed=st.booleans(), seed=seeds)
 def test_the_loss_is_the_cross_entropy_of_the_logits(model, packed, seed):
     lm, rows = build(model, seed), tokens(model["vocab_size"], seed=seed)
-    documents = mixers.documents(9, 2, seed).t() if packed else None
+    documents = mixers.documents(9, 2, seed).t() if packed and not model["meta_tokens"] else None
     labels = rows.roll(-1, 1)
     labels[:, -1] = -100
     logits = lm(rows, documents_BS=documents).permute(1, 2, 0)
@@ -70,7 +100,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(model, packed, seed):
     torch.testing.assert_close(lm(rows, labels, documents), expected, rtol=1e-11, atol=1e-11)
 
 
-@given(model=data(), seed=seeds)
+@given(model=data(meta_tokens=0), seed=seeds)
 def test_packed_documents_equal_separate_ones(model, seed):
     lm, rows = build(model, seed), tokens(model["vocab_size"], 16, seed)
     documents = mixers.documents(16, 2, seed)
@@ -92,7 +122,7 @@ def test_a_tied_model_equals_an_untied_one_with_equal_weights(model, seed):
     torch.testing.assert_close(tied.embedding.weight.grad, both, rtol=1e-12, atol=1e-12)
 
 
-@given(model=data(), cut=st.integers(1, 5), packed=st.booleans(), seed=seeds)
+@given(model=data(patterns=PLAIN), cut=st.integers(1, 5), packed=st.booleans(), seed=seeds)
 def test_stages_in_a_row_are_the_whole_model(model, cut, packed, seed):
     whole = build(model, seed)
     blocks = len(whole.blocks)
@@ -100,6 +130,7 @@ def test_stages_in_a_row_are_the_whole_model(model, cut, packed, seed):
     first = build(model, seed, Stage(range(cut), True, False))
     last = build(model, seed, Stage(range(cut, blocks), False, True))
     rows = tokens(model["vocab_size"], seed=seed)
+    packed = packed and not model["meta_tokens"]
     labels, documents = rows.roll(-1, 1), mixers.documents(9, 2, seed).t() if packed else None
     expected = whole(rows, labels, documents)
     loss = last(rows, labels, documents, hidden_sBD=first(rows, documents_BS=documents))
@@ -133,7 +164,7 @@ def test_counted_state_is_that_of_decoding(model, length):
 @given(model=data(), batch=st.integers(1, 2), dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
 def test_counted_activations_are_those_kept_for_the_backward_pass(model, batch, dtype):
     lm, rows = build(model, dtype=dtype), tokens(model["vocab_size"], 70)[:batch]
-    known = [*lm.parameters(), rows, *mixers.rotary_tables(lm.spec, 70, dtype)]
+    known = [*lm.parameters(), rows, *mixers.rotary_tables(lm.spec, 70 + lm.spec.meta_tokens, dtype)]
     kept = mixers.bytes_kept(lambda: lm(rows, rows.roll(-1, 1)), known)
     sizes = {"sequence_length": 70, "microbatch": batch, "element": dtype.itemsize}
     stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes)) + loss_bytes(lm.spec, **sizes)

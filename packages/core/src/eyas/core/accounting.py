@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
 from eyas.core.weights import vocabulary_weight
@@ -16,18 +16,40 @@ class BlockCost:
 
     index: int
     layers: tuple[str, ...]
+    """What stands in the pattern: names of layers, or a block's own."""
     parameters: int
+    """Those of a shared block are counted where it stands first."""
     forward_flops: float
-    """Per token, over all ranks."""
+    """Per token, over all ranks; a model's meta tokens are divided among the others."""
     activation_bytes: float
     """Kept for the backward pass of one microbatch."""
     state_bytes: int
     """Decoding state of one sequence, over all ranks."""
 
 
-def block_parameters(spec: ModelSpec, layers: Iterable[str], tensor: int = 1) -> int:
-    """Weights of one block on one of `tensor` ranks: its norm and its mixers."""
-    return spec.hidden_size + sum(spec.layers[name].parameters(spec.hidden_size, tensor) for name in layers)
+def block_parameters(spec: ModelSpec, block: BlockSpec, tensor: int = 1) -> int:
+    """Weights of one block on one of `tensor` ranks, without what a place of it adds: its norms and its mixers."""
+    norms = block.input_width(spec.hidden_size) + block.norms_behind * spec.hidden_size
+    return norms + sum(spec.layers[name].parameters(spec.hidden_size, tensor) for name in block.layers)
+
+
+def place_parameters(spec: ModelSpec, block: BlockSpec, tensor: int = 1) -> int:
+    """Weights that each place of a block adds, on one of `tensor` ranks: adapters and projection."""
+    adapters = block.adapters(spec.layers, spec.hidden_size).values()
+    shapes = [weight.but(shape=weight.local_shape(tensor)) for declared in adapters for weight in declared.values()]
+    return block.options.projection * spec.hidden_size**2 + sum(weight.numel for weight in shapes)
+
+
+def new_parameters(spec: ModelSpec, tensor: int = 1) -> list[int]:
+    """Weights of each block on one of `tensor` ranks, a shared block's where it stands first."""
+    counted: set[str | None] = set()
+    found = []
+    for block in spec.blocks:
+        again = block.options.shared and block.name in counted
+        counted.add(block.name)
+        body = 0 if again else block_parameters(spec, block, tensor)
+        found.append(body + place_parameters(spec, block, tensor))
+    return found
 
 
 def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
@@ -37,25 +59,33 @@ def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
 
 def parameters(spec: ModelSpec) -> int:
     """Weights of the whole model, padding not counted."""
-    embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
-    return embeddings + spec.hidden_size + sum(block_parameters(spec, block) for block in spec.pattern.blocks)
+    rows = spec.vocab_size * (1 if spec.tie_embeddings else 2) + spec.meta_tokens
+    return (rows + 1) * spec.hidden_size + sum(new_parameters(spec))
 
 
 def active_parameters(spec: ModelSpec) -> int:
     """Weights that one token uses: of a mixture, the chosen experts' alone; without the input embedding, of which a
     token reads a row, unless the head shares it."""
-    d = spec.hidden_size
-    mixers = [spec.layers[name] for block in spec.pattern.blocks for name in block]
-    return spec.vocab_size * d + d + sum(mixer.active_parameters(d) for mixer in mixers) + d * len(spec.pattern.blocks)
+    idle = sum(
+        mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size)
+        for block in spec.blocks
+        for mixer in (spec.layers[name] for name in block.layers)
+    )
+    unread = 0 if spec.tie_embeddings else spec.vocab_size * spec.hidden_size
+    return parameters(spec) - idle - unread
 
 
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
     """Forward FLOPs per token; causal attention is counted as half the square, a multiply-add as two."""
-    d = spec.hidden_size
-    blocks = sum(
-        spec.layers[name].flops(d, sequence_length, convention) for block in spec.pattern.blocks for name in block
-    )
-    return blocks + 2.0 * d * spec.vocab_size
+    blocks = sum(block_flops(spec, block, sequence_length, convention) for block in spec.blocks)
+    return blocks + 2.0 * spec.hidden_size * spec.vocab_size
+
+
+def block_flops(spec: ModelSpec, block: BlockSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
+    """Forward FLOPs of one block per token; the work on meta tokens is divided among the others."""
+    d, length = spec.hidden_size, sequence_length + spec.meta_tokens
+    mixers = sum(spec.layers[name].flops(d, length, convention) for name in block.layers)
+    return (mixers + 2.0 * place_parameters(spec, block)) * (length / sequence_length)
 
 
 def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
@@ -65,11 +95,13 @@ def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConven
 
 def state_bytes(spec: ModelSpec, sequence_length: int, element: int = 2) -> int:
     """Decoding state of one sequence after `sequence_length` tokens, with elements of `element` bytes."""
-    return sum(
-        spec.layers[name].state_bytes(spec.hidden_size, sequence_length, element)
-        for block in spec.pattern.blocks
-        for name in block
-    )
+    return sum(block_state_bytes(spec, block, sequence_length, element) for block in spec.blocks)
+
+
+def block_state_bytes(spec: ModelSpec, block: BlockSpec, sequence_length: int, element: int = 2) -> int:
+    """Decoding state of one block after `sequence_length` tokens and the meta tokens before them."""
+    length = sequence_length + spec.meta_tokens
+    return sum(spec.layers[name].state_bytes(spec.hidden_size, length, element) for name in block.layers)
 
 
 def block_costs(
@@ -83,23 +115,37 @@ def block_costs(
 ) -> list[BlockCost]:
     """Every block's costs on one of `tensor` ranks where BlockCost says so, with elements of `element` bytes;
     `sequence` says that the ranks split the residual stream along the sequence."""
-    d = spec.hidden_size
-    own = norm_bytes(d, sequence_length * microbatch, tensor if sequence else 1, element)
-    costs = []
-    for index, block in enumerate(spec.pattern.blocks):
-        mixers = [spec.layers[name] for name in block]
-        kept = sum(mixer.activation_bytes(d, sequence_length, microbatch, element, tensor) for mixer in mixers)
-        costs.append(
-            BlockCost(
-                index=index,
-                layers=block,
-                parameters=block_parameters(spec, block, tensor),
-                forward_flops=sum(mixer.flops(d, sequence_length) for mixer in mixers),
-                activation_bytes=own + kept,
-                state_bytes=sum(mixer.state_bytes(d, sequence_length, element) for mixer in mixers),
-            )
+    shares = tensor if sequence else 1
+    counts = new_parameters(spec, tensor)
+    return [
+        BlockCost(
+            index=index,
+            layers=(block.name,) if block.name else block.layers,
+            parameters=counts[index],
+            forward_flops=block_flops(spec, block, sequence_length),
+            activation_bytes=block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element),
+            state_bytes=block_state_bytes(spec, block, sequence_length, element),
         )
-    return costs
+        for index, block in enumerate(spec.blocks)
+    ]
+
+
+def block_activation_bytes(
+    spec: ModelSpec, block: BlockSpec, sequence_length: int, microbatch: int, tensor: int, shares: int, element: int
+) -> float:
+    """What one of `tensor` ranks keeps of a block for the backward pass: its norm's part, its mixers'; what norms
+    behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream."""
+    d, length = spec.hidden_size, sequence_length + spec.meta_tokens
+    tokens = length * microbatch
+    kept = norm_bytes(block.input_width(d), tokens, shares, element)
+    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, tensor) for name in block.layers)
+    kept += block.norms_behind * read_bytes(d, tokens, element) / shares
+    kept += block.options.projection * tokens * d * element / shares
+    for layer, groups in block.options.adapters.items():
+        weights = spec.layers[layer].weights(d)
+        adapted = [weights[name] for group in groups for name in group.split("+")]
+        kept += sum(weight.but(shape=weight.local_shape(tensor)).numel for weight in adapted) * element
+    return kept
 
 
 def loss_bytes(
@@ -114,12 +160,18 @@ def loss_bytes(
     """What the last stage keeps for the backward pass behind its blocks: the final norm's share, this rank's part of
     the softmax in at least float32, and which entry each label chose (an index and two marks)."""
     tokens = sequence_length * microbatch
-    own = norm_bytes(spec.hidden_size, tokens, tensor if sequence else 1, element)
+    all_tokens = (sequence_length + spec.meta_tokens) * microbatch
+    own = norm_bytes(spec.hidden_size, all_tokens, tensor if sequence else 1, element)
     return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
 
 
-def norm_bytes(hidden_size: int, tokens: int, shares: int, element: int) -> float:
-    """What a norm keeps for the backward pass: its input and its statistics in at least float32 and its result before
-    its weight, all of which `shares` ranks may share; and the whole result, which the matrices behind it read."""
+def norm_bytes(width: int, tokens: int, shares: int, element: int) -> float:
+    """What a norm keeps for the backward pass, which `shares` ranks may share; and its whole result, which the matrices
+    behind it read."""
+    return read_bytes(width, tokens, element) / shares + tokens * width * element
+
+
+def read_bytes(width: int, tokens: int, element: int) -> int:
+    """What a norm alone keeps: its input and its statistics in at least float32, and its result before its weight."""
     wide = max(element, 4)
-    return tokens * (hidden_size * (wide + element) + wide) / shares + tokens * hidden_size * element
+    return tokens * (width * (wide + element) + wide)

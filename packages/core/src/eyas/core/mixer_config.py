@@ -42,6 +42,10 @@ class MixerConfig:
         can take any other's place in any model by its name alone."""
         return {}
 
+    def input_width(self, hidden_size: int) -> int:
+        """Width of what the mixer reads: hidden_size, but for mixers that have an option for another."""
+        return hidden_size
+
     def weights(self, hidden_size: int) -> dict[str, Weight]:
         """The mixer's weights by attribute name."""
         raise NotImplementedError
@@ -78,6 +82,11 @@ class MixerConfig:
 
     def with_law(self, law: MupLaw, hidden_size: int) -> Self:
         """This config with the multipliers that a muP law gives for its widths; itself where the law says nothing."""
+        return self
+
+    def with_meta_tokens(self, meta_tokens: int) -> Self:
+        """This config in a model with learned vectors in front of every sequence, which all tokens must see; itself
+        where every token sees all before it anyway."""
         return self
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from eyas.core.arrangement import arrange
+from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig, configured
 from eyas.core.mup import mup_law
@@ -28,11 +30,15 @@ class ModelConfig:
     """Layer name to its options; `kind` names the registered mixer."""
     pattern: str | list[Any]
     """Blocks in order: names side by side joined by `+`; or Megatron-LM's one-letter form."""
+    blocks: dict[str, BlockConfig] = field(default_factory=dict)
+    """Blocks with options of their own, by the name that stands for them in the pattern."""
     repeat: int = 1
     """How often the pattern is repeated."""
     norm_epsilon: float = 1e-5
     tie_embeddings: bool = False
     """Whether the output head uses the embedding's weight."""
+    meta_tokens: int = 0
+    """Learned vectors in front of every sequence, seen by all its tokens; they have no loss (Hymba)."""
     init_std: float = 0.02
     mup: str | None = None
     """Law that gives every multiplier that is not set: falcon_h1, or null for none."""
@@ -42,9 +48,11 @@ class ModelConfig:
     """Scales the logits."""
 
     def __post_init__(self) -> None:
-        for field in ("hidden_size", "vocab_size", "repeat"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field}={getattr(self, field)} must be at least 1")
+        for name in ("hidden_size", "vocab_size", "repeat"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.meta_tokens < 0:
+            raise ConfigError(f"meta_tokens={self.meta_tokens} must not be negative")
         if self.mup is not None:
             mup_law(self.mup)
 
@@ -58,8 +66,11 @@ class ModelSpec:
     vocab_size: int
     layers: dict[str, MixerConfig]
     pattern: Pattern
+    blocks: tuple[BlockSpec, ...]
+    """The pattern's blocks with their options; what stands in its tail has none."""
     norm_epsilon: float
     tie_embeddings: bool
+    meta_tokens: int
     init_std: float
     embedding_multiplier: float
     lm_head_multiplier: float
@@ -77,24 +88,38 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         for name, options in config.layers.items()
     }
     symbols = {name: mixer(layer.kind).symbol for name, layer in layers.items()}
-    pattern = parse_pattern(config.pattern, symbols, config.repeat)
+    named = dict.fromkeys(config.blocks)
+    pattern = parse_pattern(config.pattern, {**symbols, **named}, config.repeat)
     embedding, head = 1.0, 1.0
     if config.mup is not None:
         law = mup_law(config.mup)
         layers = {name: layer.with_law(law, config.hidden_size) for name, layer in layers.items()}
         embedding, head = law.embedding(), law.lm_head(config.hidden_size)
+    layers = {name: layer.with_meta_tokens(config.meta_tokens) for name, layer in layers.items()}
     return ModelSpec(
         name=config.name,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         layers=layers,
         pattern=pattern,
+        blocks=arranged(pattern, config, layers, path),
         norm_epsilon=config.norm_epsilon,
         tie_embeddings=config.tie_embeddings,
+        meta_tokens=config.meta_tokens,
         init_std=config.init_std,
         embedding_multiplier=configured(config.embedding_multiplier, embedding),
         lm_head_multiplier=configured(config.lm_head_multiplier, head),
     )
+
+
+def arranged(
+    pattern: Pattern, config: ModelConfig, layers: Mapping[str, MixerConfig], path: str
+) -> tuple[BlockSpec, ...]:
+    """The pattern's blocks with their options. Raises ConfigError under `path` where they do not fit."""
+    try:
+        return arrange(pattern, config.blocks, layers, config.hidden_size)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from error
 
 
 def load_layer(options: Mapping[str, Any] | None, path: str, hidden_size: int | None = None) -> MixerConfig:

@@ -87,5 +87,7 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "embedding_multiplier": spec.embedding_multiplier,
         "lm_head_multiplier": spec.lm_head_multiplier,
+        "meta_tokens": spec.meta_tokens,
+        "blocks": {block.name: dump(block.options) for block in spec.blocks if block.name},
         "layers": {key: {"kind": layer.kind, **dump(layer)} for key, layer in spec.layers.items()},
     }

@@ -11,7 +11,7 @@ from eyas.core.accounting import block_costs, loss_bytes, parameters, state_byte
 from eyas.core.model import ModelSpec
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.layout import Layout
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 ELEMENT = {"float32": 4, "float64": 8, "bfloat16": 2}
 FOLDED = 16
@@ -52,7 +52,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
     )
     rows: dict[tuple[str, ...], list[int]] = {}
     for cost in costs:
-        key = cost.layers if len(costs) > FOLDED else (*cost.layers, str(cost.index))
+        key = (*cost.layers, str(cost.parameters if len(costs) > FOLDED else cost.index))
         rows.setdefault(key, []).append(cost.index)
     for indices in rows.values():
         cost = costs[indices[0]]
@@ -70,7 +70,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
 def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     """Weights and memory of each pipeline stage's ranks, which are alike but for the replicas' data."""
     layout, element = run.layout, ELEMENT[run.trainer.precision]
-    stages = split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)
+    stages = stages_of(spec, layout.pipeline)
     table = Table(title=f"Ranks ({layout.tensor * layout.data} of each kind)", title_justify="left")
     for heading in ("stage", "blocks", "parameters", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")
@@ -99,11 +99,12 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
 
 
 def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
-    """Weights of a stage's rank outside its blocks: embedding, final norm, head."""
+    """Weights of a stage's rank outside its blocks: embedding, meta tokens, final norm, head."""
     matrix = vocabulary_rows(spec, layout.tensor) * spec.hidden_size
     first, last = stage == 0, stage == layout.pipeline - 1
     head = last and not (spec.tie_embeddings and first)
-    return matrix * (int(first) + int(head)) + (spec.hidden_size if last else 0)
+    rows = int(last) + (spec.meta_tokens if first else 0)
+    return matrix * (int(first) + int(head)) + rows * spec.hidden_size
 
 
 def bytes_per_weight(layout: Layout, element: int) -> float:

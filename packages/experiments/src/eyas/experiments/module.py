@@ -16,7 +16,7 @@ from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
 from eyas.layers.model import HybridLM, Stage
 from eyas.parallel.engine import Engine, context_here, device_here, stage_here
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -41,7 +41,7 @@ class TrainingModule(LightningModule):
         if self.model is not None:
             return
         layout = self.run.layout
-        stages = split(len(self.spec.pattern.blocks), layout.pipeline, self.spec.pattern.cuts)
+        stages = stages_of(self.spec, layout.pipeline)
         here = stage_here()
         stage = Stage(stages[here], first=here == 0, last=here == layout.pipeline - 1)
         self.model = HybridLM(self.spec, context_here(layout, self.dtype_), stage).initialise(self.run.seed)
@@ -55,6 +55,7 @@ class TrainingModule(LightningModule):
             hidden_size=self.spec.hidden_size,
             dtype=self.dtype_,
             tied=self.spec.tie_embeddings,
+            meta_tokens=self.spec.meta_tokens,
             optimizer=self.run.optimizer if fitting else None,
         )
         return self.engine

@@ -14,7 +14,7 @@ from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,12 @@ def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
     layout.check_batch(trainer.global_batch, trainer.microbatch)
-    layout.check_sequence(run.data.sequence_length)
+    layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
+    if run.data.isolate_documents and spec.meta_tokens:
+        raise ConfigError(
+            "data.isolate_documents=true, but model.meta_tokens stand in front of a row, not of each of its documents; "
+            "set one of them to its default"
+        )
     for name, mixer in spec.layers.items():
         try:
             mixer.check_tensor(spec.hidden_size, layout.tensor)
@@ -126,7 +131,7 @@ def check(run: RunConfig) -> None:
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
                 "choose another mixer or data.isolate_documents=false"
             )
-    split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)
+    stages_of(spec, layout.pipeline)
     if spec.pattern.tail:
         raise ConfigError(
             "model.pattern has a multi-token-prediction tail after '/', which is not supported yet; leave it out"

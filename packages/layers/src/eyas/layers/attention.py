@@ -45,9 +45,13 @@ class Attention(Mixer):
         """Base of the rotary frequencies; null for no position embedding."""
         window: int | None = None
         """Tokens that a token sees, itself included; null for all before it."""
+        sink_tokens: int | None = None
+        """Tokens at the front of a document that are seen through any window; null for the model's meta tokens."""
         qk_norm: bool = False
         """RMSNorm over head_dim on queries and keys, before the rotation."""
         norm_epsilon: float = 1e-5
+        input_size: int | None = None
+        """Width of what the queries, keys and values are projected from; null for hidden_size."""
         qkv_bias: bool = False
         output_bias: bool = False
         input_multiplier: float | None = None
@@ -68,6 +72,10 @@ class Attention(Mixer):
                 raise ConfigError(f"head_dim={self.head_dim} must be even for rotary positions; or set rope_base=null")
             if self.window is not None and self.window < 1:
                 raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
+            if self.sinks < 0:
+                raise ConfigError(f"sink_tokens={self.sink_tokens} must not be negative")
+            if self.input_size is not None:
+                at_least_one(self, "input_size")
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:
@@ -77,13 +85,21 @@ class Attention(Mixer):
         def kv_heads(self) -> int:
             return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
+        @property
+        def sinks(self) -> int:
+            return self.sink_tokens or 0
+
+        def input_width(self, hidden_size: int) -> int:
+            return self.input_size or hidden_size
+
         def weights(self, hidden_size: int) -> dict[str, Weight]:
+            reads = self.input_width(hidden_size)
             heads = Axis("num_heads", self.num_heads)
             kv_heads = Axis("num_kv_heads", self.kv_heads, shared=True)
             declared = {
-                "q": column(heads, self.head_dim, hidden_size),
-                "k": column(kv_heads, self.head_dim, hidden_size),
-                "v": column(kv_heads, self.head_dim, hidden_size),
+                "q": column(heads, self.head_dim, reads),
+                "k": column(kv_heads, self.head_dim, reads),
+                "v": column(kv_heads, self.head_dim, reads),
                 "o": row(hidden_size, heads, self.head_dim),
             }
             if self.qkv_bias:
@@ -99,12 +115,16 @@ class Attention(Mixer):
         def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
             seen = sequence_length / 2
             if self.window is not None and self.window < sequence_length:
+                beyond = sequence_length - self.window
+                sinks = min(self.sinks, beyond)
                 seen = self.window - self.window**2 / (2 * sequence_length)
-            projections = 4.0 * hidden_size * self.head_dim * (self.num_heads + self.kv_heads)
+                seen += (sinks * beyond - sinks**2 / 2) / sequence_length
+            into = 2.0 * self.input_width(hidden_size) * self.head_dim * (self.num_heads + 2 * self.kv_heads)
+            projections = into + 2.0 * hidden_size * self.head_dim * self.num_heads
             return projections + 4.0 * seen * self.num_heads * self.head_dim
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
-            kept = sequence_length if self.window is None else min(self.window, sequence_length)
+            kept = sequence_length if self.window is None else min(self.window + self.sinks, sequence_length)
             return 2 * kept * self.kv_heads * self.head_dim * element
 
         def activation_bytes(
@@ -130,11 +150,15 @@ class Attention(Mixer):
                 ),
             )
 
+        def with_meta_tokens(self, meta_tokens: int) -> Self:
+            return self if self.sink_tokens is not None else replace(self, sink_tokens=meta_tokens)
+
     config: Attention.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         q_SBHP, k_SBKP, v_SBKP = self.project(x_SBD, first=0)
-        mask = visible(x_SBD.shape[0], self.config.window, context.documents_SB, x_SBD.device)
+        c = self.config
+        mask = visible(x_SBD.shape[0], c.window, c.sinks, context.documents_SB, x_SBD.device)
         return self.output(attend(q_SBHP, k_SBKP, v_SBKP, mask))
 
     def project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,7 +199,7 @@ class Attention(Mixer):
         q, k, v = self.project(x_BD[None], first=seen)
         keys, values = torch.cat([keys, k]), torch.cat([values, v])
         if self.config.window is not None:
-            keys, values = keys[-self.config.window :], values[-self.config.window :]
+            keys, values = (through_window(kept, self.config.window, self.config.sinks) for kept in (keys, values))
         y = attend(q, keys, values, torch.ones(1, keys.shape[0], dtype=torch.bool, device=x_BD.device))
         return self.output(y)[0], (keys, values, seen + 1)
 
@@ -189,16 +213,34 @@ def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) 
     return y_BHSP.permute(2, 0, 1, 3)
 
 
-def visible(length: int, window: int | None, documents_SB: Tensor | None, device: torch.device) -> Tensor | None:
+def through_window(kept_SBKP: Tensor, window: int, sinks: int) -> Tensor:
+    """What the last token sees of all keys or values up to its own: the first `sinks` and the last `window`."""
+    if kept_SBKP.shape[0] <= window + sinks:
+        return kept_SBKP
+    return torch.cat([kept_SBKP[:sinks], kept_SBKP[-window:]])
+
+
+def visible(
+    length: int, window: int | None, sinks: int, documents_SB: Tensor | None, device: torch.device
+) -> Tensor | None:
     """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention."""
     if documents_SB is None and (window is None or window >= length):
         return None
     position = torch.arange(length, device=device)
     distance = position[:, None] - position
     mask = distance >= 0
+    if documents_SB is None:
+        return mask if window is None else mask & ((distance < window) | (position < sinks))
+    documents_BS = documents_SB.t()
     if window is not None:
-        mask &= distance < window
-    if documents_SB is not None:
-        documents_BS = documents_SB.t()
-        mask = mask & (documents_BS[:, None, :, None] == documents_BS[:, None, None, :])
-    return mask
+        within_BS = position - first_of_document(documents_BS)
+        mask = mask & ((distance < window) | (within_BS[:, None, None, :] < sinks))
+    return mask & (documents_BS[:, None, :, None] == documents_BS[:, None, None, :])
+
+
+def first_of_document(documents_BS: Tensor) -> Tensor:
+    """Position of the first token of each token's document, (B, S)."""
+    starts = torch.ones_like(documents_BS, dtype=torch.bool)
+    starts[:, 1:] = documents_BS[:, 1:] != documents_BS[:, :-1]
+    position = torch.arange(documents_BS.shape[1], device=documents_BS.device)
+    return torch.where(starts, position, 0).cummax(1).values

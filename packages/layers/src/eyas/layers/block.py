@@ -2,72 +2,147 @@
 
 # S sequence, s this rank's part of it, B batch, D hidden
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import add
 
 from torch import Tensor, nn
 
-from eyas.core.mixer import Mixer, Placement
+from eyas.core.block_config import BlockConfig, BlockSpec
+from eyas.core.mixer import Mixer, Placement, empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.registry import mixer
+from eyas.core.weights import Weight, replicated
+from eyas.layers.adapters import forward_with, step_with
+from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
 from eyas.parallel.context import Context
 
+Changed = Mapping[str, Mapping[str, Tensor]]
+"""By layer: weights that take the place of the mixer's own."""
+NOTHING: Changed = {}
 
-class Block(nn.Module):
-    """h + sum of branch(norm(h)): one gather and one reduction whatever the number of branches; none for those that
-    work on each rank's own tokens."""
 
-    def __init__(self, spec: ModelSpec, layers: tuple[str, ...], place: Placement) -> None:
+class Branches(nn.Module):
+    """sum of branch(norm(x)), or the mean of the branches' outputs, each behind an RMSNorm of its own: one gather
+    whatever the number of branches, and for the sum one reduction; none for those that work on each rank's own tokens.
+    What a shared block shares."""
+
+    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement) -> None:
         super().__init__()
-        self.norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
+        self.options = block.options
+        self.norm = RMSNorm(block.input_width(spec.hidden_size), spec.norm_epsilon, place)
+        layers = {name: spec.layers[name] for name in block.layers}
         self.branches = nn.ModuleDict(
-            {name: mixer(spec.layers[name].kind).mixer(spec.layers[name], spec.hidden_size, place) for name in layers}
+            {name: mixer(layer.kind).mixer(layer, spec.hidden_size, place) for name, layer in layers.items()}
         )
+        if block.norms_behind:
+            norms = {name: RMSNorm(spec.hidden_size, spec.norm_epsilon, place) for name in layers}
+            self.branch_norms = nn.ModuleDict(norms)
 
-    def forward(self, h_sBD: Tensor, context: Context) -> Tensor:
-        """h: (s, B, D), the residual stream. Returns the same shape."""
-        x_sBD = self.norm(h_sBD)
-        outputs = [branch.on_own_tokens(x_sBD, context) for branch in self.mixers() if branch.config.owns_tokens]
-        readers = [branch for branch in self.mixers() if branch.config.sees_sequence]
-        if readers:
-            x_SBD = context.gather(x_sBD)
-            outputs.append(context.reduce(total([branch(x_SBD, context) for branch in readers])))
-        return self.add(h_sBD, total(outputs))
+    def mixed(self, x_sBD: Tensor, context: Context, changed: Changed = NOTHING) -> Tensor:
+        """x: (s, B, D), what the block reads, twice as wide beside the embeddings. Returns (s, B, D)."""
+        x_sBD = self.norm(x_sBD)
+        complete = {
+            name: branch.on_own_tokens(x_sBD, context) for name, branch in self.named() if branch.config.owns_tokens
+        }
+        readers = [(name, branch) for name, branch in self.named() if branch.config.sees_sequence]
+        x_SBD = context.gather(x_sBD) if readers else x_sBD
+        partials = {name: forward_with(changed.get(name, {}), branch, x_SBD, context) for name, branch in readers}
+        return self.combine(partials, complete, context)
 
     def initial_state(self, batch: int) -> list[object]:
         """Decoding state of every branch."""
         return [branch.initial_state(batch) for branch in self.mixers()]
 
-    def step(self, h_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
-        """One token: h (B, D) and the branches' states to the new residual and states."""
-        x_BD = self.norm(h_BD)
-        outputs = [
-            branch.on_own_tokens(x_BD[None], context)[0] for branch in self.mixers() if branch.config.owns_tokens
-        ]
-        readers = [index for index, branch in enumerate(self.mixers()) if branch.config.sees_sequence]
-        after = list(states)
-        if readers:
-            gathered_BD, partial = context.gather(x_BD), []
-            for index in readers:
-                y_BD, after[index] = self.mixers()[index].step(gathered_BD, states[index], context)
-                partial.append(y_BD)
-            outputs.append(context.reduce(total(partial)))
-        return self.add(h_BD, total(outputs)), after
+    def mixed_step(
+        self, x_BD: Tensor, states: list[object], context: Context, changed: Changed = NOTHING
+    ) -> tuple[Tensor, list[object]]:
+        """One token: what the block reads, x (B, D), and the branches' states to (B, D) and the next states."""
+        x_BD = self.norm(x_BD)
+        complete = {
+            name: branch.on_own_tokens(x_BD[None], context)[0]
+            for name, branch in self.named()
+            if branch.config.owns_tokens
+        }
+        after, partials = dict(zip(self.branches, states, strict=True)), {}
+        readers = [(name, branch) for name, branch in self.named() if branch.config.sees_sequence]
+        x_BD = context.gather(x_BD) if readers else x_BD
+        for name, branch in readers:
+            partials[name], after[name] = step_with(changed.get(name, {}), branch, x_BD, after[name], context)
+        return self.combine(partials, complete, context), list(after.values())
 
-    def add(self, h: Tensor, branches: Tensor) -> Tensor:
-        """The residual add, with what the branches add once after the sum over the ranks."""
-        for branch in self.mixers():
-            bias = branch.bias_after_sum()
-            if bias is not None:
-                branches = branches + bias
-        return h + branches
+    def combine(self, partials: dict[str, Tensor], complete: dict[str, Tensor], context: Context) -> Tensor:
+        """The branches' partial sums and complete outputs as one output, with what a branch adds once after the sum
+        over the ranks."""
+        if self.options.combine == "sum":
+            reduced = [context.reduce(total(list(partials.values())))] if partials else []
+            output = total([*complete.values(), *reduced])
+            for branch in self.mixers():
+                output = with_bias(branch, output)
+            return output
+        outputs = []
+        for name, branch in self.named():
+            parts = [context.reduce(partials[name])] if name in partials else []
+            parts += [complete[name]] if name in complete else []
+            outputs.append(self.branch_norms[name](with_bias(branch, total(parts))))
+        return total(outputs) / len(outputs)
 
     def mixers(self) -> list[Mixer]:
         """The branches in pattern order."""
         return list(self.branches.values())  # type: ignore[arg-type]
 
+    def named(self) -> list[tuple[str, Mixer]]:
+        """The branches with their layers' names."""
+        return list(self.branches.items())  # type: ignore[arg-type]
+
+
+class Block(Branches):
+    """A block that stands in one place: its output is added to what it reads, or goes where its options say."""
+
+    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement) -> None:
+        super().__init__(spec, block, place)
+        if block.options.projection:
+            self.projection = empty_parameter(projection_weight(spec.hidden_size), place)
+
+    def forward(self, h_sBD: Tensor, context: Context) -> Tensor:
+        """h: (s, B, D), the residual stream. Returns the same shape."""
+        return h_sBD + self.output(h_sBD, context)
+
+    def step(self, h_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """One token: the residual stream (B, D) and the branches' states to the new ones."""
+        y_BD, states = self.step_output(h_BD, states, context)
+        return h_BD + y_BD, states
+
+    def output(self, x_sBD: Tensor, context: Context) -> Tensor:
+        """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
+        return behind(self, self.mixed(x_sBD, context))
+
+    def step_output(self, x_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """One token: what the block writes, (B, D), and the branches' next states."""
+        y_BD, states = self.mixed_step(x_BD, states, context)
+        return behind(self, y_BD), states
+
 
 def total(outputs: list[Tensor]) -> Tensor:
     """The sum of at least one tensor."""
     return reduce(add, outputs)
+
+
+def with_bias(branch: Mixer, output: Tensor) -> Tensor:
+    """A branch's output with what it adds once after the sum over the ranks."""
+    bias = branch.bias_after_sum()
+    return output if bias is None else output + bias
+
+
+def projection_weight(hidden_size: int) -> Weight:
+    """A matrix on the residual stream: its gradient is whole on every rank that sees all tokens."""
+    return replicated(hidden_size, hidden_size, partial_gradient=False)
+
+
+def behind(place: nn.Module, mixed: Tensor) -> Tensor:
+    """The projection and the multiplier that a place puts behind the branches, where it has them."""
+    options: BlockConfig = place.options  # type: ignore[assignment]
+    if options.projection:
+        return linear(mixed, place.projection, scale_out=options.output_multiplier)  # type: ignore[arg-type]
+    return mixed if options.output_multiplier is None else mixed * options.output_multiplier

@@ -26,20 +26,31 @@ class Vocabulary(nn.Module):
         self.rows = max(0, min(rows, spec.vocab_size - self.first))
         """Rows of this rank that stand for a token; any further ones are padding."""
 
-    def embed(self, tokens_BS: Tensor, multiplier: float, context: Context) -> Tensor:
-        """Embeddings of tokens (B, S) times `multiplier`. Returns (s, B, D)."""
+    def embed(self, tokens_BS: Tensor, multiplier: float, context: Context, front_ND: Tensor | None = None) -> Tensor:
+        """Embeddings of tokens (B, S), behind `front` (N, D) in every sequence, times `multiplier`. Returns (s, B, D)
+        of the N + S positions."""
         tokens_SB = tokens_BS.t()
         if self.place.tensor == 1:
-            return F.embedding(tokens_SB, self.weight) * multiplier
+            return _behind(front_ND, F.embedding(tokens_SB, self.weight)) * multiplier
         local = tokens_SB - self.first
         foreign = (local < 0) | (local >= self.weight.shape[0])
         rows = F.embedding(local.masked_fill(foreign, 0), self.weight).masked_fill(foreign[..., None], 0.0)
-        return context.reduce(rows) * multiplier
+        if front_ND is not None and self.place.tensor_rank > 0:
+            front_ND = torch.zeros_like(front_ND)  # the ranks' parts are added up
+        return context.reduce(_behind(front_ND, rows)) * multiplier
 
-    def logits(self, h_sBD: Tensor, multiplier: float, context: Context) -> Tensor:
-        """This rank's logits (S, B, V) times `multiplier`; those of padding rows are the lowest finite number."""
-        logits = linear(context.gather(h_sBD), self.weight, scale_out=multiplier)
+    def logits(self, h_sBD: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
+        """This rank's logits (S, B, V) of all but the first `skip` positions, times `multiplier`; those of padding rows
+        are the lowest finite number."""
+        logits = linear(context.gather(h_sBD)[skip:], self.weight, scale_out=multiplier)
         if self.rows < logits.shape[-1]:
             padding = torch.arange(logits.shape[-1], device=logits.device) >= self.rows
             logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
         return logits
+
+
+def _behind(front_ND: Tensor | None, rows_SBD: Tensor) -> Tensor:
+    """The rows with `front` before them in every sequence."""
+    if front_ND is None:
+        return rows_SBD
+    return torch.cat([front_ND[:, None].expand(-1, rows_SBD.shape[1], -1), rows_SBD])

@@ -23,7 +23,7 @@ from eyas.core.weights import Weight
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.pool import pool
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 TOLERANCE = 1e-9
 """Relative to the largest entry, in float64: what differs between layouts is the order of sums."""
@@ -122,11 +122,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     groups.initialise(layout)
     dtype = torch.float64
     spec, here = load_model(trial.model), stage_here()
-    stage = Stage(
-        split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)[here],
-        here == 0,
-        here == layout.pipeline - 1,
-    )
+    stage = Stage(stages_of(spec, layout.pipeline)[here], here == 0, here == layout.pipeline - 1)
     model = HybridLM(spec, context_here(layout, dtype), stage).initialise(trial.seed)
     engine = Engine(
         model,
@@ -134,6 +130,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
         hidden_size=spec.hidden_size,
         dtype=dtype,
         tied=spec.tie_embeddings,
+        meta_tokens=spec.meta_tokens,
         optimizer=trial.optimizer,
     )
     replica, share = replica_here(), trial.global_batch // layout.data

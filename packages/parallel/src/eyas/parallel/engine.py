@@ -67,11 +67,13 @@ class Engine:
         hidden_size: int,
         dtype: torch.dtype,
         tied: bool = False,
+        meta_tokens: int = 0,
         optimizer: OptimizerOptions | None = None,
     ) -> None:
-        """`optimizer` None makes an engine that only evaluates."""
+        """`meta_tokens` is how much longer the model makes the sequences that its stages send each other. `optimizer`
+        None makes an engine that only evaluates."""
         self.figures: dict[str, dict[str, Tensor]] = {}
-        self.model, self.layout, self.tied = model, layout, tied
+        self.model, self.layout, self.tied, self.meta_tokens = model, layout, tied, meta_tokens
         first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
@@ -130,7 +132,7 @@ class Engine:
             data_iterator=iter(microbatches),
             model=self.chunks,
             num_microbatches=len(microbatches),
-            seq_length=sequence,
+            seq_length=sequence + self.meta_tokens,
             micro_batch_size=batch,
             forward_only=forward_only,
         )

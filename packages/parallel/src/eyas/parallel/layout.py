@@ -64,13 +64,17 @@ class Layout:
         """Processes that the layout needs."""
         return self.tensor * self.pipeline * self.context * self.data
 
-    def check_sequence(self, sequence_length: int) -> None:
-        """Raises LayoutError where sequence parallelism cannot split sequences of this length."""
-        if self.sequence and sequence_length % self.tensor:
-            fitting = sequence_length + self.tensor - sequence_length % self.tensor
+    def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
+        """Raises LayoutError where sequence parallelism cannot split sequences of this length behind the model's
+        `meta_tokens`."""
+        rest = (sequence_length + meta_tokens) % self.tensor
+        if self.sequence and rest:
+            behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
+            fitting = sequence_length + self.tensor - rest
+            unit = str(fitting) if meta_tokens else f"a multiple of {self.tensor} such as {fitting}"
             raise LayoutError(
-                f"sequence length {sequence_length} cannot be split over layout.tensor={self.tensor} with "
-                f"layout.sequence=true; use a multiple of {self.tensor} such as {fitting}, or layout.sequence=false"
+                f"sequence length {sequence_length}{behind} cannot be split over layout.tensor={self.tensor} with "
+                f"layout.sequence=true; use {unit}, or layout.sequence=false"
             )
 
     def check_batch(self, global_batch: int, microbatch: int) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from eyas.core.arrangement import check_stages
 from eyas.core.errors import LayoutError
+from eyas.core.model import ModelSpec
+
+
+def stages_of(spec: ModelSpec, stages: int) -> list[range]:
+    """The blocks of each of a model's pipeline stages, in order. Raises LayoutError where they cannot be cut so."""
+    cut = split(len(spec.blocks), stages, spec.pattern.cuts)
+    check_stages(spec.blocks, cut)
+    return cut
 
 
 def split(blocks: int, stages: int, cuts: Sequence[int] = ()) -> list[range]:

@@ -1,0 +1,118 @@
+"""How blocks follow each other: a pattern's items as blocks, and what pipeline stages may not cut through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from eyas.core.block_config import BlockConfig, BlockSpec
+from eyas.core.errors import ConfigError, LayoutError
+from eyas.core.mixer_config import MixerConfig
+from eyas.core.nearest import unknown_name
+from eyas.core.pattern import Pattern
+from eyas.core.weights import Weight
+
+
+def arrange(
+    pattern: Pattern, blocks: Mapping[str, BlockConfig], layers: Mapping[str, MixerConfig], hidden_size: int
+) -> tuple[BlockSpec, ...]:
+    """The blocks of a pattern, whose items are layers side by side or one block's name. Raises ConfigError where the
+    blocks do not fit their layers or each other."""
+    for name, options in blocks.items():
+        check_block(name, options, layers, hidden_size)
+    for name in (name for depth in pattern.tail for item in depth for name in item if name in blocks):
+        raise ConfigError(f"pattern: block {name!r} cannot stand in the tail; name its layers there")
+    arranged = tuple(_block(item, blocks) for item in pattern.blocks)
+    check_streams(arranged)
+    for block in arranged:
+        for layer in block.layers:
+            reads, width = layers[layer].input_width(hidden_size), block.input_width(hidden_size)
+            if reads != width:
+                raise ConfigError(
+                    f"layers.{layer} ({layers[layer].kind}) reads a width of {reads}, but block "
+                    f"{block.name or '+'.join(block.layers)} gives {width}; set the layer's input_size where it has "
+                    "one, or what the block reads"
+                )
+    return arranged
+
+
+def check_streams(arranged: Sequence[BlockSpec]) -> None:
+    """Raises ConfigError where a block reads aside what no block wrote, or no block reads what was written."""
+    aside = False
+    for block in arranged:
+        if block.options.reads == "aside" and not aside:
+            raise ConfigError(f"blocks.{block.name} reads aside, but the block before it does not write aside")
+        aside = block.options.writes == "aside"
+    if aside:
+        raise ConfigError(f"blocks.{arranged[-1].name} writes aside, but no block follows that reads it")
+
+
+def check_block(name: str, options: BlockConfig, layers: Mapping[str, MixerConfig], hidden_size: int) -> None:
+    """Raises ConfigError where a named block names layers or weights that do not exist."""
+    if name in layers:
+        raise ConfigError(f"blocks.{name} has the name of a layer; give one of them another name")
+    names = options.layers.split("+")
+    for layer in names:
+        if layer not in layers:
+            raise ConfigError(f"blocks.{name}.layers: {unknown_name('layer', layer, layers)}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"blocks.{name}.layers={options.layers} names a layer twice; give the second a name")
+    for layer, groups in options.adapters.items():
+        if layer not in names:
+            raise ConfigError(f"blocks.{name}.adapters: {unknown_name('layer', layer, names)}")
+        if layers[layer].owns_tokens:
+            raise ConfigError(f"blocks.{name}.adapters.{layer}: {layers[layer].kind} cannot be adapted; leave it out")
+        for group in groups:
+            check_adapted(group.split("+"), layers[layer].weights(hidden_size), f"blocks.{name}.adapters.{layer}")
+
+
+def check_adapted(names: Sequence[str], weights: Mapping[str, Weight], path: str) -> None:
+    """Raises ConfigError where the named weights are not matrices that read the same input."""
+    matrices = {name: weight for name, weight in weights.items() if len(weight.shape) == 2}
+    for name in names:
+        if name not in matrices:
+            raise ConfigError(f"{path}: {unknown_name('matrix', name, matrices)}")
+    inputs = {(matrices[name].shape[1], matrices[name].dim) for name in names}
+    if len(inputs) > 1 or (len(names) > 1 and matrices[names[0]].dim == 1):
+        raise ConfigError(f"{path}: {'+'.join(names)} do not read the same input; list them one by one")
+
+
+def _block(item: tuple[str, ...], blocks: Mapping[str, BlockConfig]) -> BlockSpec:
+    named = [name for name in item if name in blocks]
+    if not named:
+        return BlockSpec(item, BlockConfig(layers="+".join(item)))
+    if len(item) > 1:
+        raise ConfigError(f"pattern: {'+'.join(item)}: {named[0]!r} is a whole block and stands by itself")
+    options = blocks[named[0]]
+    return BlockSpec(tuple(options.layers.split("+")), options, named[0])
+
+
+def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
+    """Raises LayoutError where pipeline stages, which send each other the residual stream alone, cut through a shared
+    block or through what a block reads."""
+    for name, places in _places(blocks):
+        used = [stage for stage, run in enumerate(stages) if any(place in run for place in places)]
+        if len(used) > 1:
+            raise LayoutError(
+                f"layout.pipeline={len(stages)}: shared block {name!r} stands on stages {', '.join(map(str, used))}, "
+                "whose copies would drift apart; cut the pattern with | so that one stage has it, or set "
+                "layout.pipeline=1"
+            )
+    for stage, run in enumerate(stages[1:], 1):
+        for index in run:
+            if blocks[index].options.reads == "stream_and_embedding":
+                raise LayoutError(
+                    f"layout.pipeline={len(stages)}: block {blocks[index].name!r} reads the embeddings, which only "
+                    f"stage 0 has, but stands on stage {stage}; cut behind it with | or set layout.pipeline=1"
+                )
+        if blocks[run.start - 1].options.writes == "aside":
+            raise LayoutError(
+                f"layout.pipeline={len(stages)}: stage {stage} begins behind block {blocks[run.start - 1].name!r}, "
+                "which writes aside; cut before it or one block later with |"
+            )
+
+
+def _places(blocks: Sequence[BlockSpec]) -> Iterator[tuple[str, list[int]]]:
+    """Every shared block and where it stands."""
+    names = dict.fromkeys(block.name for block in blocks if block.options.shared and block.name)
+    for name in names:
+        yield name, [index for index, block in enumerate(blocks) if block.name == name]

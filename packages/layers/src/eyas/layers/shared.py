@@ -1,0 +1,48 @@
+"""One place of a shared block: weights that other places use too, between adapters and a projection of its own."""
+
+# s this rank's part of the sequence, B batch, D hidden
+
+from torch import Tensor, nn
+
+from eyas.core.block_config import BlockSpec
+from eyas.core.mixer import Placement, empty_parameter
+from eyas.core.model import ModelSpec
+from eyas.layers.adapters import Adapters
+from eyas.layers.block import Branches, behind, projection_weight
+from eyas.parallel.context import Context
+
+
+class SharedUse(nn.Module):
+    """Stands where a Block stands; the gradients of all places add up in the shared weights."""
+
+    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement, shared: Branches) -> None:
+        super().__init__()
+        self.options = block.options
+        self.shared = (shared,)  # in a tuple: the model lists the shared weights once, by their own name
+        declared = block.adapters(spec.layers, spec.hidden_size)
+        self.adapters = nn.ModuleDict(
+            {layer: Adapters(declared[layer], groups, place) for layer, groups in block.options.adapters.items()}
+        )
+        if block.options.projection:
+            self.projection = empty_parameter(projection_weight(spec.hidden_size), place)
+
+    def output(self, x_sBD: Tensor, context: Context) -> Tensor:
+        """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
+        return behind(self, self.shared[0].mixed(x_sBD, context, self.changed()))
+
+    def initial_state(self, batch: int) -> list[object]:
+        """Decoding state of every branch in this place."""
+        return self.shared[0].initial_state(batch)
+
+    def step_output(self, x_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """One token: what the block writes, (B, D), and the branches' next states."""
+        y_BD, states = self.shared[0].mixed_step(x_BD, states, context, self.changed())
+        return behind(self, y_BD), states
+
+    def changed(self) -> dict[str, dict[str, Tensor]]:
+        """The shared weights as this place uses them, where it has adapters."""
+        branches = self.shared[0].branches
+        return {
+            layer: adapters.added_to(branches[layer])  # type: ignore[operator]
+            for layer, adapters in self.adapters.items()
+        }
