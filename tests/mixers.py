@@ -91,6 +91,22 @@ def mamba2(draw, **fixed):
 
 
 @st.composite
+def gated_delta_net(draw, **fixed):
+    """Options of Gated DeltaNet, all of them."""
+    key_heads = draw(st.sampled_from([1, 2]))
+    drawn = {
+        "kind": "gated_delta_net",
+        "num_heads": key_heads * draw(st.sampled_from([1, 2, 4])),
+        "num_key_heads": key_heads,
+        "key_head_dim": draw(st.sampled_from([1, 3, 4])),
+        "value_head_dim": draw(st.sampled_from([1, 3, 5])),
+        "conv_kernel": draw(st.sampled_from([1, 2, 4])),
+        "chunk_size": draw(st.sampled_from([None, 4])),
+    }
+    return drawn | fixed
+
+
+@st.composite
 def mlp(draw, **fixed):
     """Options of the feed-forward layer."""
     drawn = {
@@ -107,7 +123,7 @@ def mlp(draw, **fixed):
 
 def anything():
     """Options of any mixer."""
-    return st.one_of(attention(), mla(), mamba2(), mlp())
+    return st.one_of(attention(), mla(), gated_delta_net(), mamba2(), mlp())
 
 
 def build(options, *, seed=0, dtype=torch.float64, tensor_rank=0, tensor=1, hidden_size=HIDDEN):

@@ -31,6 +31,10 @@ MIXERS: dict[str, dict[str, Any]] = {
         "kind": "mla", "num_heads": 4, "kv_lora_rank": 6, "q_lora_rank": 5, "qk_nope_head_dim": 4,
         "qk_rope_head_dim": 2, "v_head_dim": 4, "down_bias": True, "output_bias": True,
     },
+    "gated_delta_net": {
+        "kind": "gated_delta_net", "num_heads": 4, "num_key_heads": 2, "key_head_dim": 4, "value_head_dim": 3,
+        "chunk_size": 4,
+    },
 }  # fmt: skip
 """One of each mixer that no other small model holds; four tensor-parallel ranks can split it."""
 

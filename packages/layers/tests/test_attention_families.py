@@ -39,7 +39,7 @@ def ours(config, head_dim, **options):
 
 def assert_same(theirs, rotary, options, weights, length, seed):
     def run(x_BSD):
-        embeddings, mask = parity.positions(rotary, length), parity.causal(length, options.get("window"))
+        embeddings, mask = parity.positions(rotary, theirs.config, length), parity.causal(length, options.get("window"))
         return theirs(x_BSD, position_embeddings=embeddings, attention_mask=mask)[0]
 
     parity.assert_same_as(theirs, run, options, weights, hidden_size=HIDDEN, length=length, seed=seed)
@@ -59,7 +59,7 @@ def test_sinks_and_biases_are_those_of_gpt_oss(kv_heads, shared, window, length,
     theirs = parity.shaken(hf.GptOssAttention(config, 1), seed)
     options = ours(config, 6, sinks=True, window=window)
     named = weights(theirs) | {"sinks": theirs.sinks}
-    assert_same(theirs, hf.GptOssRotaryEmbedding(config), options, named, length, seed)
+    assert_same(theirs, hf.GptOssRotaryEmbedding, options, named, length, seed)
 
 
 @given(kv_heads=st.sampled_from([1, 2]), length=st.integers(2, 12), seed=seeds)
@@ -68,9 +68,11 @@ def test_a_half_rotated_head_is_that_of_bamba(kv_heads, length, seed):
 
     config = hf.BambaConfig(**sizes(kv_heads, 2, 1e4), attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=8)
     head_dim = HIDDEN // config.num_attention_heads
-    theirs, rotary = parity.shaken(hf.BambaAttention(config, 1), seed), hf.BambaRotaryEmbedding(config)
-    assert 2 * len(rotary.inv_freq) == head_dim // 2
-    assert_same(theirs, rotary, ours(config, head_dim, rotary_dim=head_dim // 2), weights(theirs), length, seed)
+    theirs = parity.shaken(hf.BambaAttention(config, 1), seed)
+    assert 2 * len(hf.BambaRotaryEmbedding(config).inv_freq) == head_dim // 2
+    assert_same(
+        theirs, hf.BambaRotaryEmbedding, ours(config, head_dim, rotary_dim=head_dim // 2), weights(theirs), length, seed
+    )
 
 
 @given(scale=st.sampled_from([0.1, 1.0]), length=st.integers(2, 12), seed=seeds)
@@ -79,5 +81,5 @@ def test_the_softmax_scale_is_granites(scale, length, seed):
 
     config = hf.GraniteConfig(**sizes(2, 2, 1e4, attention_multiplier=scale))
     theirs = parity.shaken(hf.GraniteAttention(config, 0), seed)
-    assert_same(theirs, hf.GraniteRotaryEmbedding(config), ours(config, 4, softmax_scale=scale), weights(theirs),
+    assert_same(theirs, hf.GraniteRotaryEmbedding, ours(config, 4, softmax_scale=scale), weights(theirs),
                 length, seed)  # fmt: skip

@@ -35,7 +35,6 @@ def test_mla_equals_transformers_deepseek_v3(heads, q_rank, head_dims, interleav
         rope_parameters={"rope_type": "default", "rope_theta": 1e3}, attn_implementation="eager",
     )  # fmt: skip
     theirs = parity.shaken(hf.DeepseekV3Attention(config, 0), seed)
-    rotary = hf.DeepseekV3RotaryEmbedding(config)
     options = {
         "kind": "mla", "num_heads": heads, "q_lora_rank": q_rank, "kv_lora_rank": 12, "qk_nope_head_dim": nope,
         "qk_rope_head_dim": rope, "v_head_dim": v, "rope_base": 1e3, "rope_interleave": interleave,
@@ -43,7 +42,7 @@ def test_mla_equals_transformers_deepseek_v3(heads, q_rank, head_dims, interleav
     }  # fmt: skip
 
     def run(x_BSD):
-        return theirs(x_BSD, parity.positions(rotary, length), parity.causal(length))[0]
+        return theirs(x_BSD, parity.positions(hf.DeepseekV3RotaryEmbedding, config, length), parity.causal(length))[0]
 
     parity.assert_same_as(theirs, run, options, weights(theirs), hidden_size=20, length=length, seed=seed)
 
