@@ -107,6 +107,23 @@ def gated_delta_net(draw, **fixed):
 
 
 @st.composite
+def linear_attention(draw, **fixed):
+    """Options of linear attention, all of them."""
+    drawn = {
+        "kind": "linear_attention",
+        "num_heads": draw(st.sampled_from([1, 2, 4])),
+        "head_dim": draw(st.sampled_from([1, 3, 4])),
+        "decay": draw(st.sampled_from(["lightning", "retention"])),
+        "decay_scale": draw(st.sampled_from([1e-5, 0.5, 1.0])),
+        "activation": draw(st.sampled_from(["silu", "none"])),
+        "gate": draw(st.sampled_from(["sigmoid", "silu"])),
+        "norm_per_head": draw(st.booleans()),
+        "chunk_size": draw(st.sampled_from([None, 4])),
+    }
+    return drawn | fixed
+
+
+@st.composite
 def mlp(draw, **fixed):
     """Options of the feed-forward layer."""
     drawn = {
@@ -123,7 +140,7 @@ def mlp(draw, **fixed):
 
 def anything():
     """Options of any mixer."""
-    return st.one_of(attention(), mla(), gated_delta_net(), mamba2(), mlp())
+    return st.one_of(attention(), mla(), gated_delta_net(), linear_attention(), mamba2(), mlp())
 
 
 def build(options, *, seed=0, dtype=torch.float64, tensor_rank=0, tensor=1, hidden_size=HIDDEN):
@@ -147,7 +164,9 @@ def alone(documents_SB=None):
 
 def one_of_several():
     """What a mixer is told on a rank whose norm groups are its own."""
-    return SimpleNamespace(documents_SB=None, sum_over_copies=lambda partial, weight: partial)
+    return SimpleNamespace(
+        documents_SB=None, sum_over_copies=lambda partial, weight: partial, sum_over_ranks=lambda partial: partial
+    )
 
 
 def noise(*shape, seed=0, dtype=torch.float64):

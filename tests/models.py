@@ -35,6 +35,7 @@ MIXERS: dict[str, dict[str, Any]] = {
         "kind": "gated_delta_net", "num_heads": 4, "num_key_heads": 2, "key_head_dim": 4, "value_head_dim": 3,
         "chunk_size": 4,
     },
+    "linear_attention": {"kind": "linear_attention", "num_heads": 4, "head_dim": 3, "chunk_size": 4},
 }  # fmt: skip
 """One of each mixer that no other small model holds; four tensor-parallel ranks can split it."""
 
