@@ -22,20 +22,44 @@ scales = st.sampled_from([None, 0.5, 1.75])
 def attention(draw, **fixed):
     """Options of attention, grouped or not, with any of its features."""
     kv_heads = draw(st.sampled_from([1, 2, 3]))
+    head_dim, rope_base = draw(st.sampled_from([2, 4, 6])), draw(st.sampled_from([None, 10.0, 1e11]))
     drawn = {
         "kind": "attention",
         "num_heads": kv_heads * draw(st.sampled_from([1, 2, 3])),
         "num_kv_heads": kv_heads,
-        "head_dim": draw(st.sampled_from([2, 4, 6])),
-        "rope_base": draw(st.sampled_from([None, 10.0, 1e11])),
+        "head_dim": head_dim,
+        "rope_base": rope_base,
+        "rotary_dim": None if rope_base is None else draw(st.sampled_from([None, 2, head_dim])),
         "window": draw(st.sampled_from([None, 1, 3, 8])),
         "sink_tokens": draw(st.sampled_from([None, 0, 2])),
         "qk_norm": draw(st.booleans()),
+        "softmax_scale": draw(st.sampled_from([None, 0.3])),
+        "sinks": draw(st.booleans()),
         "qkv_bias": draw(st.booleans()),
         "output_bias": draw(st.booleans()),
         "input_multiplier": draw(scales),
         "key_multiplier": draw(scales),
         "output_multiplier": draw(scales),
+    }
+    return drawn | fixed
+
+
+@st.composite
+def mla(draw, **fixed):
+    """Options of multi-head latent attention, all of them."""
+    drawn = {
+        "kind": "mla",
+        "num_heads": draw(st.sampled_from([1, 2, 4])),
+        "kv_lora_rank": draw(st.sampled_from([1, 5, 8])),
+        "q_lora_rank": draw(st.sampled_from([None, 1, 6])),
+        "qk_nope_head_dim": draw(st.sampled_from([1, 2, 4])),
+        "qk_rope_head_dim": draw(st.sampled_from([2, 4])),
+        "v_head_dim": draw(st.sampled_from([3, 4, 6, 9])),
+        "rope_base": draw(st.sampled_from([10.0, 1e4])),
+        "rope_interleave": draw(st.booleans()),
+        "softmax_scale": draw(st.sampled_from([None, 0.3])),
+        "down_bias": draw(st.booleans()),
+        "output_bias": draw(st.booleans()),
     }
     return drawn | fixed
 
@@ -68,6 +92,39 @@ def mamba2(draw, **fixed):
 
 
 @st.composite
+def gated_delta_net(draw, **fixed):
+    """Options of Gated DeltaNet, all of them."""
+    key_heads = draw(st.sampled_from([1, 2]))
+    drawn = {
+        "kind": "gated_delta_net",
+        "num_heads": key_heads * draw(st.sampled_from([1, 2, 4])),
+        "num_key_heads": key_heads,
+        "key_head_dim": draw(st.sampled_from([1, 3, 4])),
+        "value_head_dim": draw(st.sampled_from([1, 3, 5])),
+        "conv_kernel": draw(st.sampled_from([1, 2, 4])),
+        "chunk_size": draw(st.sampled_from([None, 4])),
+    }
+    return drawn | fixed
+
+
+@st.composite
+def linear_attention(draw, **fixed):
+    """Options of linear attention, all of them."""
+    drawn = {
+        "kind": "linear_attention",
+        "num_heads": draw(st.sampled_from([1, 2, 4])),
+        "head_dim": draw(st.sampled_from([1, 3, 4])),
+        "decay": draw(st.sampled_from(["lightning", "retention"])),
+        "decay_scale": draw(st.sampled_from([1e-5, 0.5, 1.0])),
+        "activation": draw(st.sampled_from(["silu", "none"])),
+        "gate": draw(st.sampled_from(["sigmoid", "silu"])),
+        "norm_per_head": draw(st.booleans()),
+        "chunk_size": draw(st.sampled_from([None, 4])),
+    }
+    return drawn | fixed
+
+
+@st.composite
 def mlp(draw, **fixed):
     """Options of the feed-forward layer."""
     drawn = {
@@ -84,7 +141,7 @@ def mlp(draw, **fixed):
 
 def anything():
     """Options of any mixer."""
-    return st.one_of(attention(), mamba2(), mlp())
+    return st.one_of(attention(), mla(), gated_delta_net(), linear_attention(), mamba2(), mlp())
 
 
 def build(options, *, seed=0, dtype=torch.float64, tensor_rank=0, tensor=1, hidden_size=HIDDEN):
@@ -108,7 +165,9 @@ def alone(documents_SB=None):
 
 def one_of_several():
     """What a mixer is told on a rank whose norm groups are its own."""
-    return SimpleNamespace(documents_SB=None, sum_over_copies=lambda partial, weight: partial)
+    return SimpleNamespace(
+        documents_SB=None, sum_over_copies=lambda partial, weight: partial, sum_over_ranks=lambda partial: partial
+    )
 
 
 def noise(*shape, seed=0, dtype=torch.float64):
@@ -145,7 +204,7 @@ def rotary_tables(spec, length, dtype):
         table
         for layer in spec.layers.values()
         if getattr(layer, "rope_base", None) is not None
-        for table in rotation(0, length, layer.head_dim, layer.rope_base, wide, torch.device("cpu"))
+        for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"))
     ]
 
 

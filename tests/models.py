@@ -79,3 +79,29 @@ def mixture(*, repeat=2, tied=False, **moe) -> dict[str, Any]:
     experts = {"kind": "moe", "num_experts": 4, "top_k": 2, "intermediate_size": 8}
     model["layers"] = {name: model["layers"][name] for name in ("ssm", "attn")} | {"moe": experts | moe}
     return model
+
+
+MIXERS: dict[str, dict[str, Any]] = {
+    "mla": {
+        "kind": "mla", "num_heads": 4, "kv_lora_rank": 6, "q_lora_rank": 5, "qk_nope_head_dim": 4,
+        "qk_rope_head_dim": 2, "v_head_dim": 4, "down_bias": True, "output_bias": True,
+    },
+    "gated_delta_net": {
+        "kind": "gated_delta_net", "num_heads": 4, "num_key_heads": 2, "key_head_dim": 4, "value_head_dim": 3,
+        "chunk_size": 4,
+    },
+    "linear_attention": {"kind": "linear_attention", "num_heads": 4, "head_dim": 3, "chunk_size": 4},
+}  # fmt: skip
+"""One of each mixer that no other small model holds; four tensor-parallel ranks can split it."""
+
+
+def holding(mixer: dict[str, Any]) -> dict[str, Any]:
+    """A small model with that mixer, alone in a block and beside another."""
+    ffn = {"kind": "mlp", "intermediate_size": 24}
+    return {
+        "hidden_size": 16,
+        "vocab_size": 50,
+        "pattern": ["mixer", "mixer+ffn"],
+        "init_std": 0.1,
+        "layers": {"mixer": mixer, "ffn": ffn},
+    }

@@ -22,8 +22,8 @@ def gated(draw):
     return y, z, mixers.noise(groups * heads * width, seed=7), groups
 
 
-def literal(y, z, weight, groups, epsilon, before_gate):
-    y, gate = y.flatten(2), F.silu(z.flatten(2))
+def literal(y, z, weight, groups, epsilon, before_gate, activation="silu"):
+    y, gate = y.flatten(2), getattr(F, activation)(z.flatten(2))
     if not before_gate:
         y = y * gate
     parts = [p * torch.rsqrt(p.square().mean(-1, keepdim=True) + epsilon) for p in y.chunk(groups, -1)]
@@ -31,18 +31,23 @@ def literal(y, z, weight, groups, epsilon, before_gate):
     return y * gate if before_gate else y
 
 
-@given(case=gated(), before_gate=st.booleans(), tokens=st.integers(1, 5))
-def test_the_gated_norm_and_its_gradients_equal_their_definition(case, before_gate, tokens):
+@given(
+    case=gated(),
+    before_gate=st.booleans(),
+    tokens=st.integers(1, 5),
+    activation=st.sampled_from(["silu", "sigmoid"]),
+)
+def test_the_gated_norm_and_its_gradients_equal_their_definition(case, before_gate, tokens, activation):
     y, z, weight, groups = case
     leaves = [value.requires_grad_() for value in (y, z, weight)]
-    expected = literal(*leaves, groups, 1e-5, before_gate)
+    expected = literal(*leaves, groups, 1e-5, before_gate, activation)
     direction = mixers.noise(*expected.shape, seed=3)
     wanted = [expected, *torch.autograd.grad(expected, leaves, direction)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gated_norm, "BLOCK_ELEMENTS", tokens * y[0].numel())
         actual = gated_group_norm(
             *leaves, groups=groups, group_width=len(weight) // groups, epsilon=1e-5, before_gate=before_gate,
-            total=lambda partial: partial,
+            total=lambda partial: partial, activation=activation,
         )  # fmt: skip
         found = [actual, *torch.autograd.grad(actual, leaves, direction)]
     for mine, theirs in zip(found, wanted, strict=True):

@@ -52,6 +52,11 @@ class MixerContext(Protocol):
         """This rank's tokens, sent to their experts."""
         ...
 
+    def sum_over_ranks(self, partial: Tensor) -> Tensor:
+        """Sum of `partial` over all tensor-parallel ranks, of which each goes on with its own heads or channels:
+        its gradient is summed too. For what every channel is needed for, a norm over all heads or Mamba's dt, B, C."""
+        ...
+
 
 class Mixer(nn.Module):
     """Base of every mixer. Subclasses define `Config` and `forward`, and for decoding `initial_state` and `step`."""

@@ -68,6 +68,14 @@ class Context:
         """Ranks that hold parts of one sequence between blocks."""
         return self.place.tensor if self.sequence else 1
 
+    def sum_over_ranks(self, partial: Tensor) -> Tensor:
+        """Sum over the tensor-parallel ranks, of which each goes on with its own work; differentiable."""
+        if self.place.tensor == 1:
+            return partial
+        from eyas.parallel import collectives
+
+        return collectives.sum_over_copies(partial, collectives.tensor_group())
+
     def total(self, value: Tensor) -> Tensor:
         """Sum over the tensor-parallel ranks, outside of differentiation."""
         if self.place.tensor == 1:
