@@ -92,7 +92,7 @@ def test_flops_of_the_feed_forward_layer_are_those_counted(options, length):
     assert module.config.flops(mixers.HIDDEN, length) * 2 * length == counted(module, length)
 
 
-@given(options=mixers.attention(sinks=False), length=st.integers(1, 20))
+@given(options=mixers.attention(sinks=False, sink_tokens=None), length=st.integers(1, 20))
 def test_flops_of_attention_count_half_of_each_tokens_own_key(options, length):
     """PyTorch counts the whole square. Causal attention needs the pairs on and below its diagonal; the convention of
     half the square counts the diagonal itself (and with a window also its lower edge) by half."""
@@ -104,6 +104,15 @@ def test_flops_of_attention_count_half_of_each_tokens_own_key(options, length):
         total = counted(module, length)
     expected = total / 2 - per_pair * (length**2 - pairs + window / 2)
     assert module.config.flops(mixers.HIDDEN, length) * length == pytest.approx(expected, rel=1e-12)
+
+
+@given(window=st.integers(1, 30), sinks=st.integers(0, 30), length=st.integers(40, 80))
+def test_flops_of_attention_count_what_is_seen_beyond_the_window(window, sinks, length):
+    options = {"kind": "attention", "num_heads": 2, "head_dim": 4, "window": window, "sink_tokens": sinks}
+    config = mixers.build(options).config
+    pairs = sum(min(t + 1, window) + min(sinks, max(0, t + 1 - window)) for t in range(length))
+    products = (config.flops(mixers.HIDDEN, length) - 8 * mixers.HIDDEN * 8) * length / (4 * 8)
+    assert products == pytest.approx(pairs, abs=length)
 
 
 @given(options=mixers.mamba2(), length=st.integers(1, 9))

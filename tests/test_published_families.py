@@ -1,0 +1,59 @@
+"""The comparison models of conf/ have the published numbers of parameters; nothing is allocated."""
+
+import pytest
+
+from eyas.core.accounting import active_parameters, parameters
+from eyas.experiments.catalogue import models
+
+EXACT = {
+    "mamba2_hybrid_8b": 8_654_517_248,
+    "nemotron_h_4b": 4_489_223_040,
+    "nemotron_h_8b": 8_100_852_736,
+    "nemotron_h_47b": 46_791_554_816,
+    "nemotron_h_56b": 56_324_350_464,
+    "nemotron_nano2_9b": 8_888_227_328,
+    "nemotron_nano2_12b": 12_310_001_152,
+    "nemotron3_nano": 31_577_937_344,
+    "nemotron3_super": 120_668_687_360,
+    "nemotron3_ultra": 549_308_968_960,
+    "llama3_8b": 8_030_261_248,
+    "llama3_70b": 70_553_706_496,
+}
+ACTIVE = {
+    "nemotron3_nano": 3_227_751_872,
+    "nemotron3_super": 12_770_216_960 - 131_072 * 4_096,
+    "nemotron3_ultra": 56_058_818_560 - 131_072 * 8_192,
+}
+"""Without the input embedding, which the figures of the larger two hold."""
+BILLIONS = {
+    "jamba_v0.1": (51.57, 12.11),
+    "mixtral_8x22b": (140.63, 39.16),
+    "qwen2_57b_a14b": (57.41, 14.25),
+    "deepseek_v3": (671.03, 37.55),
+}
+"""Printed with two digits; the active ones with the input embedding, of which a token reads a row."""
+
+
+@pytest.fixture(scope="module")
+def specs():
+    return models()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_parameters_are_the_published_ones_to_the_last_digit(specs, name):
+    assert parameters(specs[name]) == EXACT[name]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_active_parameters_are_the_published_ones(specs, name):
+    spec = specs[name]
+    dense = parameters(spec) - spec.vocab_size * spec.hidden_size
+    assert active_parameters(spec) == ACTIVE.get(name, dense)
+
+
+@pytest.mark.parametrize("name", BILLIONS)
+def test_parameters_are_the_published_billions(specs, name):
+    spec, (total, active) = specs[name], BILLIONS[name]
+    embedding = spec.vocab_size * spec.hidden_size
+    assert parameters(spec) / 1e9 == pytest.approx(total, abs=0.005)
+    assert (active_parameters(spec) + embedding) / 1e9 == pytest.approx(active, abs=0.005)
