@@ -31,7 +31,7 @@ def selective_scan(
     documents_SB: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence of `selective_scan_sequential`, which defines it. Returns y (S, B, C) and the last state (B, C, N).
+    """The recurrence of `selective_scan_sequential`, which defines it. Returns y (S, B, C) and the last state.
 
     dt is positive already and A negative. Where `documents` (S, B) changes from one token to the next the state starts
     again from zero, exactly; `initial_state` belongs to the first token's document. `chunk_size` (32 if None) is a
