@@ -5,6 +5,7 @@ import re
 import pytest
 
 from eyas.core import mixer
+from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose, conf_folder
 from eyas.experiments.run_config import load_run
@@ -50,7 +51,7 @@ def test_every_other_choice_composes(group):
         run_of(f"{group}={name}")
 
 
-@pytest.mark.parametrize("layer", [*LAYERS, "attention", "mamba2", "mlp"])
+@pytest.mark.parametrize("layer", [*LAYERS, *mixers()])
 def test_every_layer_takes_another_ones_place_by_one_override(layer):
     run = run_of(f"layer@model.layers.ssm={layer}")
     assert run.spec.layers["ssm"].parameters(run.spec.hidden_size) > 0
