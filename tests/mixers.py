@@ -65,6 +65,26 @@ def mla(draw, **fixed):
 
 
 @st.composite
+def mamba1(draw, **fixed):
+    """Options of Mamba, all of them."""
+    drawn = {
+        "kind": "mamba1",
+        "inner_size": draw(st.sampled_from([1, 4, 8])),
+        "dt_rank": draw(st.sampled_from([1, 3])),
+        "state_size": draw(st.sampled_from([1, 4, 5])),
+        "conv_kernel": draw(st.sampled_from([1, 2, 4])),
+        "conv_bias": draw(st.booleans()),
+        "inner_norms": draw(st.booleans()),
+        "projection_bias": draw(st.booleans()),
+        "output_bias": draw(st.booleans()),
+        "time_step_min": 0.1,
+        "time_step_max": 2.0,
+        "chunk_size": draw(st.sampled_from([None, 4])),
+    }
+    return drawn | fixed
+
+
+@st.composite
 def mamba2(draw, **fixed):
     """Options of Mamba-2, all of them."""
     groups = draw(st.sampled_from([1, 2]))
@@ -141,7 +161,7 @@ def mlp(draw, **fixed):
 
 def anything():
     """Options of any mixer."""
-    return st.one_of(attention(), mla(), gated_delta_net(), linear_attention(), mamba2(), mlp())
+    return st.one_of(attention(), mla(), gated_delta_net(), linear_attention(), mamba1(), mamba2(), mlp())
 
 
 def build(options, *, seed=0, dtype=torch.float64, tensor_rank=0, tensor=1, hidden_size=HIDDEN):

@@ -91,6 +91,10 @@ MIXERS: dict[str, dict[str, Any]] = {
         "chunk_size": 4,
     },
     "linear_attention": {"kind": "linear_attention", "num_heads": 4, "head_dim": 3, "chunk_size": 4},
+    "mamba1": {
+        "kind": "mamba1", "inner_size": 8, "dt_rank": 3, "state_size": 5, "inner_norms": True, "output_bias": True,
+        "chunk_size": 4,
+    },
 }  # fmt: skip
 """One of each mixer that no other small model holds; four tensor-parallel ranks can split it."""
 

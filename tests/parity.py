@@ -19,10 +19,12 @@ def float64():
     """What transformers casts to float32 whatever its input, it casts to float64 here."""
     names = patch.multiple(torch, float32=torch.float64, float=torch.float64)
     usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    with names, patch.object(torch.Tensor, "float", torch.Tensor.double):
-        yield
-    torch.set_default_dtype(usual)
+    try:
+        torch.set_default_dtype(torch.float64)
+        with names, patch.object(torch.Tensor, "float", torch.Tensor.double):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def shaken(theirs, seed, scale=0.3):

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from eyas.core import mixer
+from eyas.core.errors import ConfigError
+from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose, conf_folder
 from eyas.experiments.run_config import load_run
@@ -12,6 +14,9 @@ from eyas.parallel.layout import processes_here
 
 CONF = conf_folder()
 LAYERS = [path.relative_to(CONF / "layer").with_suffix("").as_posix() for path in sorted(CONF.glob("layer/**/*.yaml"))]
+
+READ_MORE = [layer for layer in LAYERS if "input_size" in (CONF / "layer" / f"{layer}.yaml").read_text()]
+"""Layers that read the embeddings too."""
 
 
 def names(group):
@@ -50,8 +55,12 @@ def test_every_other_choice_composes(group):
         run_of(f"{group}={name}")
 
 
-@pytest.mark.parametrize("layer", [*LAYERS, "attention", "mamba2", "mlp"])
+@pytest.mark.parametrize("layer", [*LAYERS, *mixers()])
 def test_every_layer_takes_another_ones_place_by_one_override(layer):
+    if layer in READ_MORE:
+        with pytest.raises(ConfigError, match="set the layer's input_size"):
+            run_of(f"layer@model.layers.ssm={layer}")
+        return
     run = run_of(f"layer@model.layers.ssm={layer}")
     assert run.spec.layers["ssm"].parameters(run.spec.hidden_size) > 0
 

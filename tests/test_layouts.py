@@ -135,16 +135,19 @@ def test_a_pattern_cut_decides_the_stages():
 
 
 FAULTS = {
-    "gradients of shared weights stay parts": ("eyas.parallel.gradients", "sum_over_copies", Layout(tensor=2)),
-    "the norm sees its own heads alone": ("eyas.parallel.collectives", "sum_over_copies", Layout(tensor=2)),
-    "the input's gradient stays a part": ("eyas.parallel.collectives", "copy_to_tensor_ranks", Layout(tensor=2)),
-}
+    "gradients of shared weights stay parts": ("eyas.parallel.gradients", "sum_over_copies", falcon_h1()),
+    "the norm sees its own heads alone": ("eyas.parallel.collectives", "sum_over_copies", falcon_h1()),
+    "the input's gradient stays a part": ("eyas.parallel.collectives", "copy_to_tensor_ranks", falcon_h1()),
+    "time steps see their own channels alone": (
+        "eyas.parallel.collectives", "sum_over_copies", holding(MIXERS["mamba1"]),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_missing_reduction_is_found(fault):
-    module, name, layout = FAULTS[fault]
-    trial = Trial(model=falcon_h1())
+    module, name, model = FAULTS[fault]
+    trial, layout = Trial(model=model), Layout(tensor=2)
     with pytest.raises(AssertionError, match="differs|hold different values"):
         assert_equal_outcomes(run_with_fault(trial, layout, module, name), run(trial, Layout()), trial, layout)
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eyas.core.errors import LayoutError
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import load_layer
-from eyas.layers import mamba2
+from eyas.layers import gated_delta_net, linear_attention, mamba1, mamba2, mla
 from eyas.layers.rotary import rotation
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32, torch.float64])
@@ -115,15 +115,36 @@ def test_flops_of_attention_count_what_is_seen_beyond_the_window(window, sinks, 
     assert products == pytest.approx(pairs, abs=length)
 
 
-@given(options=mixers.mamba2(), length=st.integers(1, 9))
-def test_flops_of_mamba2_are_the_projections_and_seven_per_state_entry(options, length):
+@given(
+    options=st.one_of(mixers.gated_delta_net(), mixers.linear_attention(), mixers.mamba1(), mixers.mamba2()),
+    length=st.integers(1, 9),
+)
+def test_flops_of_a_recurrence_are_the_projections_and_a_number_per_state_entry(options, length):
     """The scan is counted by convention, whichever kernel runs it; the short convolution is not counted."""
     module = mixers.build(options)
-    scan = 7 * module.config.inner_size * module.config.state_size
+    c = module.config
+    first, third = lambda x, *operands, **options: (x, None), lambda q, k, v, *operands, **options: (v, None)
+    file, name, replacement, scan = {
+        "gated_delta_net": lambda: (gated_delta_net, "gated_delta_rule", third, 7 * c.inner_size * c.key_head_dim),
+        "linear_attention": lambda: (linear_attention, "ssd", first, 5 * c.inner_size * c.head_dim),
+        "mamba1": lambda: (mamba1, "selective_scan", first, 7 * c.inner_size * c.state_size),
+        "mamba2": lambda: (mamba2, "ssd", first, 7 * c.inner_size * c.state_size),
+    }[c.kind]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mamba2, "ssd", lambda x, *operands, **options: (x, None))
+        patch.setattr(file, name, replacement)
         projections = counted(module, length)
-    assert (module.config.flops(mixers.HIDDEN, length, EXACT) - scan) * 2 * length == projections
+    assert (c.flops(mixers.HIDDEN, length, EXACT) - scan) * 2 * length == projections
+
+
+@given(options=mixers.mla(), length=st.integers(1, 9))
+def test_flops_of_latent_attention_are_the_projections_and_half_the_square(options, length):
+    module = mixers.build(options)
+    c = module.config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mla, "attend", lambda q, k, v, mask, scale: v)
+        projections = counted(module, length)
+    square = length * c.num_heads * (c.qk_head_dim + c.v_head_dim)
+    assert (c.flops(mixers.HIDDEN, length, EXACT) - square) * 2 * length == projections
 
 
 def test_megatrons_convention_takes_twice_the_hidden_size_for_mamba2s_width():

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from eyas.core.mixer_config import MixerConfig
-from eyas.core.routing import Dispatched, Routed, RoutingRule
+from eyas.core.routing import RoutingRule
 from eyas.core.weights import Weight
 
 
@@ -28,6 +28,40 @@ class Placement:
     tensor: int = 1
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+
+
+class Routed(NamedTuple):
+    """Which experts a token goes to, and with which weight."""
+
+    weights_TE: Tensor
+    """Zero where an expert is not chosen; the auxiliary losses' gradients flow through it."""
+    chosen_TE: Tensor
+    """True where a token reaches an expert."""
+    wanted_TE: Tensor
+    """True where it would have without a capacity."""
+
+
+class Dispatched(Protocol):
+    """Tokens where their experts are, sorted by expert, and the way back."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(N, width)."""
+        ...
+
+    @property
+    def counts(self) -> list[int]:
+        """How many of the tokens each expert of this rank has; they sum to N."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """The weight of each token for its expert, (N,)."""
+        ...
+
+    def combine(self, outputs: Tensor) -> Tensor:
+        """The experts' outputs (N, width), summed for each token and back in place: the shape that was dispatched."""
+        ...
 
 
 class MixerContext(Protocol):

@@ -1,16 +1,11 @@
-"""How a mixture of experts chooses: the rule, as data, and what it decided."""
-
-# T tokens of this rank, E experts
+"""How a mixture of experts chooses: the rule, as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal
 
 from eyas.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Score = Literal["softmax", "softmax_of_chosen", "sigmoid"]
 DropPolicy = Literal["probability", "position"]
@@ -70,37 +65,3 @@ class RoutingRule:
             raise ConfigError(
                 f"top_k={self.top_k} experts are not in top_groups={chosen} groups of {self.num_experts // groups}"
             )
-
-
-class Routed(NamedTuple):
-    """Which experts a token goes to, and with which weight."""
-
-    weights_TE: Tensor
-    """Zero where an expert is not chosen; the auxiliary losses' gradients flow through it."""
-    chosen_TE: Tensor
-    """True where a token reaches an expert."""
-    wanted_TE: Tensor
-    """True where it would have without a capacity."""
-
-
-class Dispatched(Protocol):
-    """Tokens where their experts are, sorted by expert, and the way back."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """(N, width)."""
-        ...
-
-    @property
-    def counts(self) -> list[int]:
-        """How many of the tokens each expert of this rank has; they sum to N."""
-        ...
-
-    @property
-    def weights(self) -> Tensor:
-        """The weight of each token for its expert, (N,)."""
-        ...
-
-    def combine(self, outputs: Tensor) -> Tensor:
-        """The experts' outputs (N, width), summed for each token and back in place: the shape that was dispatched."""
-        ...

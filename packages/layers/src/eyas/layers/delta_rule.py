@@ -25,7 +25,7 @@ def gated_delta_rule(
     documents_SB: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence of `delta_rule_sequential`, whose docstring defines it. Returns y (S, B, H, P) and the last state.
+    """The recurrence of `delta_rule_sequential`, which defines it. Returns y (S, B, H, P) and the last state.
 
     Where `documents` (S, B) changes from one token to the next the state starts again from zero, exactly;
     `initial_state` belongs to the first token's document. `chunk_size` (64 if None) is a matter of speed alone.

@@ -28,7 +28,7 @@ State = tuple[dict[str, Tensor], Tensor]
 
 @register("gated_delta_net")
 class GatedDeltaNet(Mixer):
-    """Gated DeltaNet: short convolutions, the gated delta rule, and a gated norm per head (Qwen3-Next, Kimi, OLMo)."""
+    """Gated DeltaNet: short convolutions, the gated delta rule, a gated norm per head; as Qwen3-Next has it."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MixerConfig):

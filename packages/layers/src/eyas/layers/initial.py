@@ -56,6 +56,11 @@ def log_uniform(low: float, high: float) -> Initializer:
     return fill
 
 
+def log_of_counting(tensor: Tensor, generator: Generator) -> None:
+    """log 1, log 2, log 3, ... in every row: Mamba's A_log, S4D's real part (Gu et al., 2022)."""
+    tensor.copy_(torch.arange(1, tensor.shape[-1] + 1).log())
+
+
 def inverse_softplus_of_log_uniform(low: float, high: float, floor: float) -> Initializer:
     """Bias whose softplus is log-uniform between low and high, at least floor: Mamba's dt_bias (Gu and Dao, 2023)."""
 

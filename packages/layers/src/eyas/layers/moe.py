@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from eyas.core.errors import ConfigError
-from eyas.core.mixer import Mixer, MixerContext, Placement
+from eyas.core.mixer import Mixer, MixerContext, Placement, Routed
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
-from eyas.core.routing import DropPolicy, Routed, RoutingRule, Score
+from eyas.core.routing import DropPolicy, RoutingRule, Score
 from eyas.core.weights import Axis, Weight, column, replicated, row
 from eyas.layers.experts import Kernel, experts
 from eyas.layers.initial import zeros

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eyas.core.mixer import Placement
-from eyas.core.routing import Dispatched, Routed, RoutingRule
+from eyas.core.mixer import Dispatched, Placement, Routed
+from eyas.core.routing import RoutingRule
 from eyas.core.weights import Weight
 from eyas.parallel.layout import Dispatcher
 

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eyas.core.routing import Routed, RoutingRule
+from eyas.core.mixer import Routed
+from eyas.core.routing import RoutingRule
 from eyas.parallel.layout import Dispatcher
 from eyas.parallel.megatron import (
     MoEAllGatherTokenDispatcher,
