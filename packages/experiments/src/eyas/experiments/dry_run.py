@@ -11,7 +11,7 @@ from eyas.core.accounting import block_costs, loss_bytes, parameters, state_byte
 from eyas.core.model import ModelSpec
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.layout import Layout
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 ELEMENT = {"float32": 4, "float64": 8, "bfloat16": 2}
 FOLDED = 16
@@ -70,7 +70,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
 def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     """Weights and memory of each pipeline stage's ranks, which are alike but for the replicas' data."""
     layout, element = run.layout, ELEMENT[run.trainer.precision]
-    stages = split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)
+    stages = stages_of(spec, layout.pipeline)
     table = Table(title=f"Ranks ({layout.tensor * layout.data} of each kind)", title_justify="left")
     for heading in ("stage", "blocks", "parameters", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")

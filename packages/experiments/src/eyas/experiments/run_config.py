@@ -14,7 +14,7 @@ from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def check(run: RunConfig) -> None:
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
                 "choose another mixer or data.isolate_documents=false"
             )
-    split(len(spec.pattern.blocks), layout.pipeline, spec.pattern.cuts)
+    stages_of(spec, layout.pipeline)
     if spec.pattern.tail:
         raise ConfigError(
             "model.pattern has a multi-token-prediction tail after '/', which is not supported yet; leave it out"

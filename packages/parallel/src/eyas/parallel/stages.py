@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from eyas.core.errors import LayoutError
+from eyas.core.model import ModelSpec
+
+
+def stages_of(spec: ModelSpec, stages: int) -> list[range]:
+    """The blocks of each of a model's pipeline stages, in order. Raises LayoutError where they cannot be cut so."""
+    return split(len(spec.pattern.blocks), stages, spec.pattern.cuts)
 
 
 def split(blocks: int, stages: int, cuts: Sequence[int] = ()) -> list[range]:
