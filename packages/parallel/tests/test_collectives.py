@@ -43,8 +43,6 @@ def everything(tensor: Tensor) -> Tensor:
 LAWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Ranks], Ranks], Callable[[Ranks], Ranks]]] = {
     "gather_sequence": (collectives.gather_sequence, whole, scattered_total),
     "reduce_scatter_sequence": (collectives.reduce_scatter_sequence, scattered_total, whole),
-    "split_sequence": (collectives.split_sequence, own_part, whole),
-    "join_sequence": (collectives.join_sequence, whole, own_part),
     "copy_to_tensor_ranks": (collectives.copy_to_tensor_ranks, identity, total),
     "sum_over_tensor_ranks": (collectives.sum_over_tensor_ranks, total, identity),
     "sum_over_copies": (everything, total, total),

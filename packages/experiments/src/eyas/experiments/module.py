@@ -14,9 +14,9 @@ from torch import Tensor
 from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
-from eyas.layers.model import HybridLM, Stage
-from eyas.parallel.engine import Engine, context_here, device_here, stage_here
-from eyas.parallel.stages import stages_of
+from eyas.layers.model import HybridLM
+from eyas.layers.rank_model import model_here
+from eyas.parallel.engine import Engine, device_here
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -38,13 +38,8 @@ class TrainingModule(LightningModule):
         self._validation = (0.0, 0)
 
     def configure_model(self) -> None:
-        if self.model is not None:
-            return
-        layout = self.run.layout
-        stages = stages_of(self.spec, layout.pipeline)
-        here = stage_here()
-        stage = Stage(stages[here], first=here == 0, last=here == layout.pipeline - 1)
-        self.model = HybridLM(self.spec, context_here(layout, self.dtype_), stage).initialise(self.run.seed)
+        if self.model is None:
+            self.model = model_here(self.spec, self.run.layout, self.dtype_, self.run.seed)
 
     def make_engine(self, fitting: bool) -> Engine:
         """The engine around this rank's stage; with an optimizer when fitting."""

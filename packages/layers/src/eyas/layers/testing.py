@@ -23,7 +23,6 @@ from eyas.core.weights import Weight
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.pool import pool
-from eyas.parallel.stages import stages_of
 
 TOLERANCE = 1e-9
 """Relative to the largest entry, in float64: what differs between layouts is the order of sums."""
@@ -115,15 +114,14 @@ def run(trial: Trial, layout: Layout) -> Outcome:
 
 def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     """One rank's part of a trial; rank 0 returns the outcome."""
-    from eyas.layers.model import HybridLM, Stage
+    from eyas.layers.rank_model import model_here
     from eyas.parallel import groups
-    from eyas.parallel.engine import Engine, context_here, replica_here, stage_here
+    from eyas.parallel.engine import Engine, replica_here
 
     groups.initialise(layout)
     dtype = torch.float64
-    spec, here = load_model(trial.model), stage_here()
-    stage = Stage(stages_of(spec, layout.pipeline)[here], here == 0, here == layout.pipeline - 1)
-    model = HybridLM(spec, context_here(layout, dtype), stage).initialise(trial.seed)
+    spec = load_model(trial.model)
+    model = model_here(spec, layout, dtype, trial.seed)
     engine = Engine(
         model,
         layout,

@@ -40,27 +40,6 @@ def reduce_scatter_sequence(partial_SBD: Tensor) -> Tensor:
     return shard_SBD
 
 
-def split_sequence(whole_SBD: Tensor) -> Tensor:
-    """This rank's shard of a sequence that every rank has. Forward: own slice along S; backward: all-gather."""
-    group = tensor_group()
-    if group.size() == 1:
-        return whole_SBD
-    shard_SBD: Tensor = mappings.scatter_to_sequence_parallel_region(whole_SBD, group=group)
-    return shard_SBD
-
-
-def join_sequence(shard_SBD: Tensor) -> Tensor:
-    """The whole sequence on every rank, where all ranks then do the same with it. Forward: all-gather along S;
-    backward: own slice."""
-    group = tensor_group()
-    if group.size() == 1:
-        return shard_SBD
-    whole_SBD: Tensor = mappings.gather_from_sequence_parallel_region(
-        shard_SBD, tensor_parallel_output_grad=False, group=group
-    )
-    return whole_SBD
-
-
 def copy_to_tensor_ranks(x: Tensor) -> Tensor:
     """A tensor that every rank has, on its way into sharded weights. Forward: identity; backward: all-reduce."""
     group = tensor_group()
