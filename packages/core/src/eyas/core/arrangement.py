@@ -23,16 +23,24 @@ def arrange(
         raise ConfigError(f"pattern: block {name!r} cannot stand in the tail; name its layers there")
     arranged = tuple(_block(item, blocks) for item in pattern.blocks)
     check_streams(arranged)
-    for block in arranged:
+    return arranged
+
+
+def fitted(layers: Mapping[str, MixerConfig], blocks: Sequence[BlockSpec], hidden_size: int) -> dict[str, MixerConfig]:
+    """The layers with the input widths of their blocks. Raises ConfigError for a layer that cannot have its own."""
+    widths = {layer: block.input_width(hidden_size) for block in blocks for layer in block.layers}
+    wide = {name: layers[name].with_input_width(width) for name, width in widths.items() if width != hidden_size}
+    given = {**layers, **wide}
+    for block in blocks:
         for layer in block.layers:
-            reads, width = layers[layer].input_width(hidden_size), block.input_width(hidden_size)
+            reads, width = given[layer].input_width(hidden_size), block.input_width(hidden_size)
             if reads != width:
                 raise ConfigError(
                     f"layers.{layer} ({layers[layer].kind}) reads a width of {reads}, but block "
-                    f"{block.name or '+'.join(block.layers)} gives {width}; set the layer's input_size where it has "
-                    "one, or what the block reads"
+                    f"{block.name or '+'.join(block.layers)} gives {width}; change what the block reads, or choose a "
+                    "mixer with an input_size and leave that open"
                 )
-    return arranged
+    return given
 
 
 def check_streams(arranged: Sequence[BlockSpec]) -> None:

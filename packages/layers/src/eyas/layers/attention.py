@@ -51,7 +51,7 @@ class Attention(Mixer):
         """RMSNorm over head_dim on queries and keys, before the rotation."""
         norm_epsilon: float = 1e-5
         input_size: int | None = None
-        """Width of what the queries, keys and values are projected from; null for hidden_size."""
+        """Width of what the queries, keys and values are projected from; null for what the block reads."""
         qkv_bias: bool = False
         output_bias: bool = False
         input_multiplier: float | None = None
@@ -91,6 +91,9 @@ class Attention(Mixer):
 
         def input_width(self, hidden_size: int) -> int:
             return self.input_size or hidden_size
+
+        def with_input_width(self, width: int) -> Self:
+            return self if self.input_size is not None else replace(self, input_size=width)
 
         def weights(self, hidden_size: int) -> dict[str, Weight]:
             reads = self.input_width(hidden_size)
