@@ -47,7 +47,7 @@ def zamba2(*, repeat=2, tied=True, vocab=50, **changes) -> dict[str, Any]:
         },
         "layers": {
             "ssm": {"kind": "mamba2", "num_heads": 4, "head_dim": 4, "state_size": 5, "chunk_size": 4},
-            "attn": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "input_size": 32},
+            "attn": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4},
             "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
         },
     } | changes  # fmt: skip

@@ -46,7 +46,7 @@ def model_data(config):
             },
             "attn": {
                 "kind": "attention", "num_heads": config["num_attention_heads"],
-                "num_kv_heads": config["num_key_value_heads"], "head_dim": head_dim, "input_size": 2 * hidden,
+                "num_kv_heads": config["num_key_value_heads"], "head_dim": head_dim,
                 "rope_base": 1e4 if config["use_mem_rope"] else None, "key_multiplier": math.sqrt(2),
             },
             "ffn": {

@@ -52,7 +52,7 @@ def matrices(options):
 @st.composite
 def data(draw, patterns=PLAIN + NAMED, **fixed):
     """Plain data of models with several blocks of any layers."""
-    layers = {name: draw(mixers.anything()) for name in "abc"} | {"w": draw(mixers.attention(input_size=24))}
+    layers = {name: draw(mixers.anything()) for name in "abc"} | {"w": draw(mixers.attention())}
     drawn = {
         "hidden_size": 12,
         "vocab_size": draw(st.sampled_from([7, 16])),

@@ -137,3 +137,11 @@ def test_packed_documents_behind_meta_tokens_are_refused():
     rows = tokens()
     with pytest.raises(ConfigError, match="meta tokens stand in front of a row"):
         build(models.hymba())(rows, documents_BS=torch.zeros_like(rows))
+
+
+def test_a_layer_cannot_read_two_widths():
+    model = models.zamba2()
+    with pytest.raises(
+        ConfigError, match=r"model.layers.attn \(attention\) reads a width of 16, but block attend gives 32"
+    ):
+        load_model(model | {"pattern": ["attend", "think", "attn"]})

@@ -78,6 +78,13 @@ def test_sequences_must_split_evenly_under_sequence_parallelism(tensor: int, len
     layout.check_sequence(int(str(refused.value).partition("such as ")[2].partition(",")[0]))
 
 
+def test_meta_tokens_lengthen_the_sequences_that_must_split() -> None:
+    layout = Layout(tensor=4, sequence=True)
+    layout.check_sequence(14, meta_tokens=2)
+    with pytest.raises(LayoutError, match="sequence length 16 behind 2 meta tokens .* layout.tensor=4 .* use 18, or"):
+        layout.check_sequence(16, meta_tokens=2)
+
+
 @given(LAYOUTS, st.integers(1, 100))
 def test_a_layout_larger_than_the_machine_is_refused(layout: Layout, available: int) -> None:
     if layout.processes <= available:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError, LayoutError
@@ -23,16 +23,24 @@ def arrange(
         raise ConfigError(f"pattern: block {name!r} cannot stand in the tail; name its layers there")
     arranged = tuple(_block(item, blocks) for item in pattern.blocks)
     check_streams(arranged)
-    for block in arranged:
+    return arranged
+
+
+def fitted(layers: Mapping[str, MixerConfig], blocks: Sequence[BlockSpec], hidden_size: int) -> dict[str, MixerConfig]:
+    """The layers with the input widths of their blocks. Raises ConfigError for a layer that cannot have its own."""
+    widths = {layer: block.input_width(hidden_size) for block in blocks for layer in block.layers}
+    wide = {name: layers[name].with_input_width(width) for name, width in widths.items() if width != hidden_size}
+    given = {**layers, **wide}
+    for block in blocks:
         for layer in block.layers:
-            reads, width = layers[layer].input_width(hidden_size), block.input_width(hidden_size)
+            reads, width = given[layer].input_width(hidden_size), block.input_width(hidden_size)
             if reads != width:
                 raise ConfigError(
                     f"layers.{layer} ({layers[layer].kind}) reads a width of {reads}, but block "
-                    f"{block.name or '+'.join(block.layers)} gives {width}; set the layer's input_size where it has "
-                    "one, or what the block reads"
+                    f"{block.name or '+'.join(block.layers)} gives {width}; change what the block reads, or choose a "
+                    "mixer with an input_size and leave that open"
                 )
-    return arranged
+    return given
 
 
 def check_streams(arranged: Sequence[BlockSpec]) -> None:
@@ -59,10 +67,13 @@ def check_block(name: str, options: BlockConfig, layers: Mapping[str, MixerConfi
     for layer, groups in options.adapters.items():
         if layer not in names:
             raise ConfigError(f"blocks.{name}.adapters: {unknown_name('layer', layer, names)}")
+        path, adapted = f"blocks.{name}.adapters.{layer}", [weight for group in groups for weight in group.split("+")]
         if layers[layer].owns_tokens:
-            raise ConfigError(f"blocks.{name}.adapters.{layer}: {layers[layer].kind} cannot be adapted; leave it out")
+            raise ConfigError(f"{path}: {layers[layer].kind} cannot be adapted; leave it out")
+        if len(set(adapted)) < len(adapted):
+            raise ConfigError(f"{path} names a matrix twice; each has one adapter")
         for group in groups:
-            check_adapted(group.split("+"), layers[layer].weights(hidden_size), f"blocks.{name}.adapters.{layer}")
+            check_adapted(group.split("+"), layers[layer].weights(hidden_size), path)
 
 
 def check_adapted(names: Sequence[str], weights: Mapping[str, Weight], path: str) -> None:
@@ -76,21 +87,11 @@ def check_adapted(names: Sequence[str], weights: Mapping[str, Weight], path: str
         raise ConfigError(f"{path}: {'+'.join(names)} do not read the same input; list them one by one")
 
 
-def _block(item: tuple[str, ...], blocks: Mapping[str, BlockConfig]) -> BlockSpec:
-    named = [name for name in item if name in blocks]
-    if not named:
-        return BlockSpec(item, BlockConfig(layers="+".join(item)))
-    if len(item) > 1:
-        raise ConfigError(f"pattern: {'+'.join(item)}: {named[0]!r} is a whole block and stands by itself")
-    options = blocks[named[0]]
-    return BlockSpec(tuple(options.layers.split("+")), options, named[0])
-
-
 def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
     """Raises LayoutError where pipeline stages, which send each other the residual stream alone, cut through a shared
     block or through what a block reads."""
-    for name, places in _places(blocks):
-        used = [stage for stage, run in enumerate(stages) if any(place in run for place in places)]
+    for name in dict.fromkeys(block.name for block in blocks if block.options.shared):
+        used = [stage for stage, run in enumerate(stages) if name in {blocks[index].name for index in run}]
         if len(used) > 1:
             raise LayoutError(
                 f"layout.pipeline={len(stages)}: shared block {name!r} stands on stages {', '.join(map(str, used))}, "
@@ -111,8 +112,11 @@ def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
             )
 
 
-def _places(blocks: Sequence[BlockSpec]) -> Iterator[tuple[str, list[int]]]:
-    """Every shared block and where it stands."""
-    names = dict.fromkeys(block.name for block in blocks if block.options.shared and block.name)
-    for name in names:
-        yield name, [index for index, block in enumerate(blocks) if block.name == name]
+def _block(item: tuple[str, ...], blocks: Mapping[str, BlockConfig]) -> BlockSpec:
+    named = [name for name in item if name in blocks]
+    if not named:
+        return BlockSpec(item, BlockConfig(layers="+".join(item)))
+    if len(item) > 1:
+        raise ConfigError(f"pattern: {'+'.join(item)}: {named[0]!r} is a whole block and stands by itself")
+    options = blocks[named[0]]
+    return BlockSpec(tuple(options.layers.split("+")), options, named[0])

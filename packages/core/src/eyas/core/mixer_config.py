@@ -46,6 +46,10 @@ class MixerConfig:
         """Width of what the mixer reads: hidden_size, but for mixers that have an option for another."""
         return hidden_size
 
+    def with_input_width(self, width: int) -> Self:
+        """This config in a block that reads this width, where that is an option and left open; otherwise itself."""
+        return self
+
     def weights(self, hidden_size: int) -> dict[str, Weight]:
         """The mixer's weights by attribute name."""
         raise NotImplementedError

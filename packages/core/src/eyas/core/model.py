@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eyas.core.arrangement import arrange
+from eyas.core.arrangement import arrange, fitted
 from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig, configured
@@ -96,13 +96,18 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         layers = {name: layer.with_law(law, config.hidden_size) for name, layer in layers.items()}
         embedding, head = law.embedding(), law.lm_head(config.hidden_size)
     layers = {name: layer.with_meta_tokens(config.meta_tokens) for name, layer in layers.items()}
+    try:
+        blocks = arrange(pattern, config.blocks, layers, config.hidden_size)
+        layers = fitted(layers, blocks, config.hidden_size)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from error
     return ModelSpec(
         name=config.name,
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         layers=layers,
         pattern=pattern,
-        blocks=arranged(pattern, config, layers, path),
+        blocks=blocks,
         norm_epsilon=config.norm_epsilon,
         tie_embeddings=config.tie_embeddings,
         meta_tokens=config.meta_tokens,
@@ -110,16 +115,6 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         embedding_multiplier=configured(config.embedding_multiplier, embedding),
         lm_head_multiplier=configured(config.lm_head_multiplier, head),
     )
-
-
-def arranged(
-    pattern: Pattern, config: ModelConfig, layers: Mapping[str, MixerConfig], path: str
-) -> tuple[BlockSpec, ...]:
-    """The pattern's blocks with their options. Raises ConfigError under `path` where they do not fit."""
-    try:
-        return arrange(pattern, config.blocks, layers, config.hidden_size)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from error
 
 
 def load_layer(options: Mapping[str, Any] | None, path: str, hidden_size: int | None = None) -> MixerConfig:

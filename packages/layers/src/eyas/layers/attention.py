@@ -53,7 +53,7 @@ class Attention(Mixer):
         """RMSNorm over head_dim on queries and keys, before the rotation."""
         norm_epsilon: float = 1e-5
         input_size: int | None = None
-        """Width of what the queries, keys and values are projected from; null for hidden_size."""
+        """Width of what the queries, keys and values are projected from; null for what the block reads."""
         softmax_scale: float | None = None
         """Scales the products of queries and keys; null means 1 / sqrt(head_dim)."""
         sinks: bool = False
@@ -99,6 +99,9 @@ class Attention(Mixer):
 
         def input_width(self, hidden_size: int) -> int:
             return self.input_size or hidden_size
+
+        def with_input_width(self, width: int) -> Self:
+            return self if self.input_size is not None else replace(self, input_size=width)
 
         @property
         def rotated(self) -> int:

@@ -51,13 +51,8 @@ class HybridLM(nn.Module):
         if self.stage.first and spec.meta_tokens:
             self.meta_tokens = empty_parameter(replicated(spec.meta_tokens, spec.hidden_size), place)
         blocks = {index: spec.blocks[index] for index in self.stage.blocks}
-        self.shared = nn.ModuleDict(
-            {
-                block.name: Branches(spec, block, place)
-                for block in blocks.values()
-                if block.name and block.options.shared
-            }
-        )
+        shared = {str(block.name): block for block in blocks.values() if block.options.shared}
+        self.shared = nn.ModuleDict({name: Branches(spec, block, place) for name, block in shared.items()})
         self.blocks = nn.ModuleDict({str(index): self.placed(block) for index, block in blocks.items()})
         if self.stage.last:
             self.final_norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
