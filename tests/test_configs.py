@@ -7,6 +7,7 @@ import pytest
 from eyas.core import mixer
 from eyas.core.errors import ConfigError
 from eyas.core.registry import mixers
+from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose, conf_folder
 from eyas.experiments.run_config import load_run
