@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.weights import Weight
 
@@ -59,6 +60,12 @@ class Mixer(nn.Module):
         self.declared = config.weights(hidden_size)
         for name, weight in self.declared.items():
             self.register_parameter(name, empty_parameter(weight, place))
+
+    def __call__(self, x_SBD: Tensor, context: MixerContext) -> Any:
+        """`forward`, and a ConfigError where documents are packed that the mixer would mix."""
+        if context.documents_SB is not None and not self.config.carries_documents:
+            raise ConfigError(f"{self.config.kind} cannot keep packed documents apart; choose another mixer, or unpack")
+        return super().__call__(x_SBD, context)
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         """x: (S, B, D), normed input, the whole sequence. Returns (S, B, D), this rank's part of the sum."""
