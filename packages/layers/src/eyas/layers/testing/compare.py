@@ -7,19 +7,25 @@ from torch import Tensor, nn
 
 TOLERANCE = 1e-9
 """Relative to the largest entry, in float64: what may differ is the order of sums."""
+ROUNDING = 1e-15
+"""What may stand in float64 for an entry that is exactly zero."""
 
 
 def assert_close(
-    what: str, actual: Tensor | float, expected: Tensor | float, tolerance: float = TOLERANCE, unit: float = 0.0
+    what: str,
+    actual: Tensor | float,
+    expected: Tensor | float,
+    tolerance: float = TOLERANCE,
+    rounding: float = ROUNDING,
 ) -> None:
-    """Raises AssertionError where the largest difference exceeds `tolerance` times the largest expected entry, or times
-    `unit` where that is larger."""
+    """Raises AssertionError where the largest difference exceeds `tolerance` times the largest expected entry plus
+    `rounding`."""
     expected = torch.as_tensor(expected, dtype=torch.float64)
     actual = torch.as_tensor(actual, dtype=torch.float64)
     assert actual.shape == expected.shape, f"{what} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
     difference = (actual - expected).abs().max()
     largest = expected.abs().max()
-    assert difference <= tolerance * largest.clamp(min=unit) + 1e-15, (
+    assert difference <= tolerance * largest + rounding, (
         f"{what} differs by {difference:.2e}, where its largest entry is {largest:.2e}"
     )
 
@@ -29,12 +35,12 @@ def assert_equal_results(
 ) -> None:
     """Raises AssertionError unless two results are close, and so are the gradients of one random sum of each by every
     weight of `module` and by its input x."""
-    assert_close("the result", actual, expected, tolerance, unit=1.0)
+    assert_close("the result", actual, expected, tolerance, rounding=tolerance)
     factor = torch.randn(expected.shape, generator=torch.Generator().manual_seed(99), dtype=expected.dtype)
     got, wanted = (gradients((result * factor).sum(), module, x) for result in (actual, expected))
     assert got.keys() == wanted.keys(), f"gradients reach {sorted(got)}, not {sorted(wanted)}"
     for name, gradient in wanted.items():
-        assert_close(f"the gradient of {name}", got[name], gradient, tolerance, unit=1.0)
+        assert_close(f"the gradient of {name}", got[name], gradient, tolerance, rounding=tolerance)
 
 
 def gradients(loss: Tensor, module: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Mixer
 from eyas.layers.testing.case import Case, decode, documents, one_by_one, rows_of_documents
-from eyas.layers.testing.compare import assert_close, assert_equal_results, gradients
+from eyas.layers.testing.compare import TOLERANCE, assert_close, assert_equal_results, gradients
 from eyas.parallel.context import Context
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -41,7 +41,7 @@ def decoding_equals_forward(case: Case) -> None:
     """`step` after `step` gives what `forward` gives for the whole sequence."""
     module, x_SBD = case.module(), case.x()
     skip_unless_it_decodes(module)
-    assert_close("the output token by token", decode(module, x_SBD)[0], module(x_SBD, Context()), unit=1.0)
+    assert_close("the output token by token", decode(module, x_SBD)[0], module(x_SBD, Context()), rounding=TOLERANCE)
 
 
 def documents_are_kept_apart(case: Case) -> None:
@@ -115,7 +115,7 @@ def gradients_are_derivatives(case: Case) -> None:
         exact = (gradient * direction).sum()
         slopes = [slope(loss, variable, direction, step) for step in STEPS]
         best = min(slopes, key=lambda numeric: abs(numeric - exact))
-        assert_close(f"the derivative along {name}", exact, best, DERIVATIVE_TOLERANCE, unit=1.0)
+        assert_close(f"the derivative along {name}", exact, best, DERIVATIVE_TOLERANCE, rounding=DERIVATIVE_TOLERANCE)
 
 
 @torch.no_grad()
