@@ -7,7 +7,7 @@ from eyas.layers.testing import Conformance
 
 
 class TestGatedConv(Conformance):
-    options = {"kind": "gated_conv", "channels": 12, "kernel_size": 3}  # noqa: RUF012
+    options = {"kind": "gated_conv", "channels": 12, "kernel_size": 3}
 
 
 def test_convolution_is_the_sum_over_the_taps():

@@ -1,9 +1,9 @@
 """The conformance kit: what a mixer must show, one test for each law.
 
-    class TestGatedConv(Conformance):
-        options = {"kind": "gated_conv", "channels": 8}
+    class TestAttention(Conformance):
+        options = {"kind": "attention", "num_heads": 4, "head_dim": 8}
 
-in a test file is all that it takes; pytest collects the laws.
+in a test file is all that it takes: pytest finds the laws.
 """
 
 from __future__ import annotations
