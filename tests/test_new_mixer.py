@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command import TINY, eyas, write_corpus
+from command import TINY, eyas, install, write_corpus
+from page_mixer import write_page_mixer
 
 from eyas.core.errors import ConfigError
 from eyas.experiments.cli import main
@@ -29,17 +30,25 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def installed(made, tmp_path_factory):
-    """A folder that the package is installed into, and nothing else."""
+def page(tmp_path_factory):
+    """The package of docs/mixers.md."""
+    folder = tmp_path_factory.mktemp("page") / "token_shift"
+    write_page_mixer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(made, page, tmp_path_factory):
+    """A folder that both packages are installed into, and nothing else."""
     target = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*install, "--target", str(target), str(made)], check=True)
+    install(made, target)
+    install(page, target)
     return target
 
 
-def test_new_mixer_passes_its_tests(made, installed):
-    """With the number of cases that our tests draw."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(made)]
+def test_new_mixer_and_that_of_the_page_pass_their_tests(made, page, installed):
+    """On as many cases as our tests draw."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(made), str(page)]
     path = os.pathsep.join([str(installed), str(ROOT)])
     run = subprocess.run(command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
@@ -60,10 +69,9 @@ def test_new_mixer_is_listed_and_trains(installed, tmp_path):
 
 
 def test_new_mixer_is_one_module_and_one_entry_point_line(made, installed):
-    assert [path.name for path in installed.glob("*.py")] == ["eyas_short_memory.py"]
+    assert {path.name for path in installed.glob("*.py")} == {"eyas_short_memory.py", "eyas_token_shift.py"}
     project = tomllib.loads((made / "pyproject.toml").read_text())["project"]
     assert project["entry-points"] == {"eyas.mixers": {"short_memory": "eyas_short_memory:ShortMemory"}}
-    assert len((made / "pyproject.toml").read_text().split("eyas.mixers")[1].split("[")[0].strip().splitlines()) == 2
     written = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     assert written == {
         "pyproject.toml", "README.md", "src/eyas_short_memory.py", "tests/test_short_memory.py"

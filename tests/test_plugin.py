@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command import TINY, eyas, write_corpus
+from command import TINY, eyas, install, write_corpus
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "gated_conv"
@@ -18,8 +18,7 @@ EXAMPLE = ROOT / "examples" / "gated_conv"
 def installed(tmp_path_factory):
     """A folder that the example is installed into, and nothing else."""
     target = tmp_path_factory.mktemp("installed")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*install, "--target", str(target), str(EXAMPLE)], check=True)
+    install(EXAMPLE, target)
     return target
 
 
