@@ -1,13 +1,16 @@
 """The conformance kit finds what is wrong with a mixer: each law fails on a feed-forward layer with one fault."""
 
+from unittest.mock import patch
+
 import mixers
 import pytest
 import torch
 
 from eyas.core.errors import ConfigError
 from eyas.layers.mlp import MLP
-from eyas.layers.testing import costs, laws, shards
+from eyas.layers.testing import costs, laws, layouts, shards
 from eyas.layers.testing.case import Case
+from eyas.parallel import checkpoint
 
 CASE = Case(options={"kind": "mlp", "intermediate_size": 8}, hidden_size=8, length=12, batch=2, seed=1)
 forward, step, Config = MLP.forward, MLP.step, MLP.Config
@@ -99,6 +102,36 @@ def test_a_mixer_that_states_no_cost_is_named(cost, monkeypatch):
     monkeypatch.delattr(Config, cost)
     with pytest.raises(NotImplementedError, match=f"mlp does not state its {cost}"):
         getattr(costs, f"{cost}_are_those_{'kept' if cost == 'activation_bytes' else 'of_the_state'}")(CASE)
+
+
+def trains_with_a_bias_on_every_rank(trial, layout):
+    """What a rank does where the mixer adds to its partial sum what the block adds once."""
+    with patch.object(MLP, "forward", lambda self, x_SBD, context: forward(self, x_SBD, context) + 1.0):
+        return layouts.train_here(trial, layout)
+
+
+def loads_something_else(trial, layout, path):
+    """What a rank does whose parts of the weights are not those that were saved."""
+
+    def spoiled(template, path):
+        state = load(template, path)
+        return state | {"model": {name: weight + 1.0 for name, weight in state["model"].items()}}
+
+    load = checkpoint.load
+    with patch.object(checkpoint, "load", spoiled):
+        return shards.load_here(trial, layout, path)
+
+
+def test_a_layout_that_changes_the_training_is_found(monkeypatch):
+    monkeypatch.setattr(layouts, "train_here", trains_with_a_bias_on_every_rank)
+    with pytest.raises(AssertionError, match="loss of step 0 under layout of tensor 2 differs"):
+        shards.layout_changes_nothing(CASE, "tensor", drawn=False)
+
+
+def test_a_checkpoint_that_loads_as_something_else_is_found(monkeypatch):
+    monkeypatch.setattr(shards, "load_here", loads_something_else)
+    with pytest.raises(AssertionError, match="is not what was saved after loading it under layout of tensor 2"):
+        shards.checkpoint_loads_on_another_layout(CASE, drawn=False)
 
 
 def test_options_that_no_ranks_can_share_are_a_mistake():
