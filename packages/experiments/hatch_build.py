@@ -8,7 +8,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SHIPPED = {
     "conf": ("conf", ("**/*.yaml",)),
-    "example": ("examples/gated_conv", ("pyproject.toml", "README.md", "src/*.py", "tests/*.py")),
+    "example": ("examples/gated_conv", ("pyproject.toml", "README.md", "src/*.py", "tests/test_gated_conv.py")),
 }
 """Folder in the package: folder of the repository, and which of its files."""
 

@@ -14,7 +14,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.registry import mixers, register
 
 EXAMPLE = "gated_conv"
-FILES = ("pyproject.toml", "README.md", "src/*.py", "tests/*.py")
+FILES = ("pyproject.toml", "README.md", "src/*.py", "tests/test_gated_conv.py")
 """What of the example is copied."""
 
 

@@ -81,7 +81,6 @@ class Conformance:
 
     def show(self, law: Callable[[Case], None], share: int = 1) -> None:
         """Calls the law with cases drawn by hypothesis; where it does not hold, the report names a small case."""
-
         profile = settings().max_examples
         most = profile if self.drawn else min(profile, GIVEN)
 
