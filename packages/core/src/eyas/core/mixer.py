@@ -63,7 +63,7 @@ class Mixer(nn.Module):
 
     def __call__(self, x_SBD: Tensor, context: MixerContext) -> Any:
         """`forward`, and a ConfigError where documents are packed that the mixer would mix."""
-        if context.documents_SB is not None and not self.config.carries_documents:
+        if not self.config.carries_documents and context.documents_SB is not None:
             raise ConfigError(f"{self.config.kind} cannot keep packed documents apart; choose another mixer, or unpack")
         return super().__call__(x_SBD, context)
 
