@@ -52,6 +52,11 @@ def steps_twice_as_far(self, x_BD, state, context):
     return 2 * step(self, x_BD, state, context)[0], state
 
 
+def counts_its_steps(self, x_BD, state, context):
+    self.steps = getattr(self, "steps", 0) + 1
+    return self.steps * step(self, x_BD, state, context)[0], state
+
+
 def one_more(cost):
     return lambda *arguments: cost(*arguments) + 1
 
@@ -60,6 +65,7 @@ FAULTS = [
     (laws.token_changes_nothing_before_it, MLP, "forward", looks_ahead, "the output before token 1"),
     (laws.token_changes_nothing_before_it, MLP, "forward", drops_the_last_token, "the output has shape"),
     (laws.decoding_equals_forward, MLP, "step", steps_twice_as_far, "token by token differs"),
+    (laws.step_leaves_its_state, MLP, "step", counts_its_steps, "token 0 again gives another output"),
     (laws.documents_are_kept_apart, MLP, "forward", sums_over_documents, "the result differs"),
     (laws.no_document_leaks, MLP, "forward", adds_a_trace_of_the_row, "a document of their own, but"),
     (laws.results_have_the_dtype_of_the_input, MLP, "forward", answers_in_float32, "the output is torch.float32"),

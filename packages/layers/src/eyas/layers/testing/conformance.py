@@ -41,6 +41,9 @@ class Conformance:
     def test_decoding_equals_the_forward_pass(self) -> None:
         self.show(laws.decoding_equals_forward)
 
+    def test_a_step_leaves_its_state_as_it_was(self) -> None:
+        self.show(laws.step_leaves_its_state)
+
     def test_documents_are_kept_apart_or_refused(self) -> None:
         self.show(laws.documents_are_kept_apart)
 

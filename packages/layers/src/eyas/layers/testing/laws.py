@@ -44,6 +44,21 @@ def decoding_equals_forward(case: Case) -> None:
     assert_close("the output token by token", decode(module, x_SBD)[0], module(x_SBD, Context()), rounding=TOLERANCE)
 
 
+def step_leaves_its_state(case: Case) -> None:
+    """`step` makes a new state and changes nothing of the one it was given, so that a text can go on in two ways."""
+    module, x_SBD = case.module(), case.x()
+    skip_unless_it_decodes(module)
+    state = module.initial_state(case.batch)
+    for token, x_BD in enumerate(x_SBD):
+        y_BD, after = module.step(x_BD, state, Context())
+        module.step(-x_BD, state, Context())
+        again_BD, _ = module.step(x_BD, state, Context())
+        assert torch.equal(again_BD, y_BD), (
+            f"step changes its state: token {token} again gives another output"
+        )
+        state = after
+
+
 def documents_are_kept_apart(case: Case) -> None:
     """Documents packed into rows give what each gives alone, with all gradients; a mixer that carries none refuses."""
     module, x_SBD = case.module(), case.x().requires_grad_()
