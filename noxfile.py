@@ -88,6 +88,7 @@ def wheels(session: nox.Session) -> None:
             session.error(f"the wheels are not what is used, but {places}")
         session.run("eyas", "--help", silent=True)
         session.run("eyas", "models", silent=True)
+        session.run("eyas", "new-mixer", "probe")
         session.run("eyas", "train", *SMALL, "runs=runs")
         session.run("eyas", "results", "runs/run")
 
@@ -122,7 +123,8 @@ def local(packages: list[str]) -> list[str]:
 
 
 def check_contents(session: nox.Session, built: list[Path]) -> None:
-    """Stops the session unless the wheels hold the licence, py.typed and, in the last package's, all of conf/."""
+    """Stops the session unless the wheels hold the licence, py.typed and, in the last package's, all of conf/ and the
+    example mixer."""
     if len(built) != len(PACKAGES):
         session.error(
             f"{len(PACKAGES)} wheels were to be built, not {len(built)}: {', '.join(path.name for path in built)}"
@@ -133,7 +135,10 @@ def check_contents(session: nox.Session, built: list[Path]) -> None:
             if not any(name.endswith(ending) for name in names):
                 session.error(f"{path.name} has no *{ending}")
         if path.name.startswith("eyas_experiments-"):
-            conf = {file.relative_to(HERE).as_posix() for file in HERE.glob("conf/**/*.yaml")}
-            missing = conf - {name.removeprefix("eyas/experiments/") for name in names}
+            shipped = {file.relative_to(HERE).as_posix() for file in HERE.glob("conf/**/*.yaml")}
+            example = HERE / "examples" / "gated_conv"
+            files = ("pyproject.toml", "README.md", "src/*.py", "tests/test_gated_conv.py")
+            shipped |= {f"example/{found.relative_to(example)}" for part in files for found in example.glob(part)}
+            missing = shipped - {name.removeprefix("eyas/experiments/") for name in names}
             if missing:
                 session.error(f"{path.name} lacks {', '.join(sorted(missing))}")

@@ -1,4 +1,4 @@
-"""The `eyas` command as a user runs it, and a corpus small enough to train on in a moment."""
+"""The `eyas` command as a user runs it, a corpus small enough to train on in a moment, and installed plugins."""
 
 import os
 import subprocess
@@ -32,3 +32,9 @@ def eyas(*arguments: str, folder: Path, **environment: str) -> subprocess.Comple
         text=True,
         timeout=120,
     )
+
+
+def install(package: Path, target: Path) -> None:
+    """Installs a package, and nothing else, into a folder."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(target), str(package)], check=True)

@@ -1,17 +1,18 @@
-"""Mixers that tests draw: options, modules with weights away from their start, and contexts of one process."""
+"""Mixers that tests draw: options, modules with weights away from their start, contexts of one process; and what the
+conformance kit has for them."""
 
-import itertools
 import math
 from types import SimpleNamespace
 
 import torch
 from hypothesis import strategies as st
 
-from eyas.core.mixer import Placement
 from eyas.core.model import load_layer
-from eyas.core.registry import mixer
-from eyas.layers.initial import initialise
 from eyas.layers.rotary import rotation
+from eyas.layers.testing import case
+from eyas.layers.testing.case import decode, documents, noise, rows_of_documents  # noqa: F401
+from eyas.layers.testing.compare import assert_equal_results  # noqa: F401
+from eyas.layers.testing.costs import bytes_kept, tensors  # noqa: F401
 from eyas.parallel.context import Context
 
 HIDDEN = 12
@@ -164,18 +165,9 @@ def anything():
     return st.one_of(attention(), mla(), gated_delta_net(), linear_attention(), mamba1(), mamba2(), mlp())
 
 
-def build(options, *, seed=0, dtype=torch.float64, tensor_rank=0, tensor=1, hidden_size=HIDDEN):
+def build(options, *, hidden_size=HIDDEN, **place):
     """A mixer, or one rank's part of it, with weights that depend on the seed alone; none is zero, one or tiny."""
-    config = load_layer(options, "layer")
-    place = Placement(tensor_rank, tensor, dtype)
-    module = mixer(config.kind).mixer(config, hidden_size, place)
-    initialise(module, seed, 0.4, tensor_rank, tensor)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            weight = parameter.declared
-            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed + len(name)))
-            parameter.add_(0.2 * noise[weight.local_slices(tensor_rank, tensor)])
-    return module
+    return case.build(load_layer(options, "layer"), hidden_size, **place)
 
 
 def alone(documents_SB=None):
@@ -190,33 +182,6 @@ def one_of_several():
     )
 
 
-def noise(*shape, seed=0, dtype=torch.float64):
-    """Reproducible normal numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def documents(length, batch, seed=0, share=0.2):
-    """Document numbers (S, B) that rise at about `share` of the tokens."""
-    starts = torch.rand(length, batch, generator=torch.Generator().manual_seed(seed)) < share
-    return starts.long().cumsum(0)
-
-
-def bytes_kept(run, known):
-    """Bytes that `run` keeps for a backward pass, each piece of memory counted once, what is `known` not at all."""
-    seen, kept = {tensor.untyped_storage().data_ptr() for tensor in known}, []
-
-    def pack(tensor):
-        if tensor.untyped_storage().data_ptr() not in seen:
-            seen.add(tensor.untyped_storage().data_ptr())
-            kept.append(tensor.untyped_storage())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = run()
-    assert result.requires_grad
-    return sum(storage.nbytes() for storage in kept)
-
-
 def rotary_tables(spec, length, dtype):
     """What all attention layers of a model share."""
     wide = torch.promote_types(dtype, torch.float32)
@@ -226,68 +191,3 @@ def rotary_tables(spec, length, dtype):
         if getattr(layer, "rope_base", None) is not None
         for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"))
     ]
-
-
-def gradients(loss, module, *inputs):
-    """Gradients of a loss by parameter name, and of the inputs by their number."""
-    names = [*(name for name, _ in module.named_parameters()), *map(str, range(len(inputs)))]
-    found = torch.autograd.grad(loss, [*module.parameters(), *inputs], allow_unused=True)
-    return {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
-
-
-def assert_equal_results(actual, expected, module, x, *, weight_seed=99, tolerance=1e-10):
-    """Two results (S, B, D) are equal, and so are all gradients of a random sum of each."""
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-    weight = noise(*expected.shape, seed=weight_seed)
-    got, wanted = (gradients((result * weight).sum(), module, x) for result in (actual, expected))
-    assert got.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        scale = max(1.0, gradient.abs().max().item())
-        torch.testing.assert_close(
-            got[name], gradient, rtol=0, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
-def decode(module, x_SBD):
-    """The module's output token by token."""
-    state, ys = module.initial_state(x_SBD.shape[1]), []
-    for x_BD in x_SBD:
-        y_BD, state = module.step(x_BD, state, alone())
-        ys.append(y_BD)
-    return torch.stack(ys), state
-
-
-def rows_of_documents(documents_SB):
-    """Each document as (row, slice of the sequence)."""
-    for row in range(documents_SB.shape[1]):
-        numbers = documents_SB[:, row].tolist()
-        edges = [0, *(t for t in range(1, len(numbers)) if numbers[t] != numbers[t - 1]), len(numbers)]
-        yield from ((row, slice(first, last)) for first, last in itertools.pairwise(edges))
-
-
-def one_by_one(module, x_SBD, documents_SB):
-    """The module's output with every document computed by itself."""
-    y_SBD = torch.empty_like(x_SBD)
-    for row, part in rows_of_documents(documents_SB):
-        y_SBD[part, row] = module(x_SBD[part, row, None], alone())[:, 0]
-    return y_SBD
-
-
-def assert_documents_do_not_meet(module, x_SBD, documents_SB):
-    """Every document's outputs have a gradient of exactly zero for all other documents' tokens."""
-    x_SBD = x_SBD.detach().requires_grad_()
-    y_SBD = module(x_SBD, alone(documents_SB))
-    for row, part in rows_of_documents(documents_SB):
-        (gradient,) = torch.autograd.grad(y_SBD[part, row].sum(), x_SBD, retain_graph=True)
-        assert gradient[part, row].abs().sum() > 0
-        gradient[part, row] = 0.0
-        assert not gradient.any()
-
-
-def tensors(state):
-    """All tensors in nested tuples, lists and dicts."""
-    if isinstance(state, torch.Tensor):
-        yield state
-    elif isinstance(state, (tuple, list, dict)):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from tensors(part)

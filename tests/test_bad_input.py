@@ -12,6 +12,10 @@ from eyas.experiments.cli import main
 TRAIN = {
     "mixer": ("layer@model.layers.ssm=mamba3", "mamba3.*did you mean 'mamba2'"),
     "kind": ("model.layers.ssm.kind=mamba3", r"model.layers.ssm.kind: unknown mixer 'mamba3'; did you mean 'mamba2'"),
+    "kind alone": (
+        "model.layers.ssm.kind=attention",
+        "ssm: unknown option 'state_size'.*; another mixer .* is layer@model.layers.ssm=attention$",
+    ),
     "place of a mixer": ("layer@model.layers.sm=mamba2", "unknown layer 'sm'; did you mean 'ssm'"),
     "model option": ("model.hidden_siz=3", "model.hidden_siz: .*did you mean 'hidden_size'"),
     "trainer option": ("trainer.max_step=3", "trainer.max_step: .*did you mean 'max_steps'"),
@@ -81,6 +85,17 @@ OTHERS = {
     "generate from nothing": ("generate nothing", "nothing is no run folder"),
     "generate at no temperature": ("generate unfinished --temperature -1", "temperature=-1.0 must"),
     "generate without a checkpoint": ("generate unfinished", "unfinished has no complete checkpoint"),
+    "mixer without a name": ("new-mixer", "required: name"),
+    "mixer with a name that is none": ("new-mixer 3d-conv", "'3d-conv' cannot name a mixer"),
+    "mixer with a name in capitals": ("new-mixer GatedDelta", "'GatedDelta' cannot name a mixer"),
+    "mixer that exists": ("new-mixer mamba2", "mixer 'mamba2' is registered already, by eyas-layers"),
+    "mixer called like a package": ("new-mixer layers", "a package eyas-layers is installed already"),
+    "mixer called like a keyword": ("new-mixer none", "'none' would call its class None, which is taken"),
+    "mixer called like a base class": ("new-mixer mixer-config", "its class MixerConfig, which is taken"),
+    "folder that exists": ("new-mixer texts", "texts exists already"),
+    "folder that cannot be": ("new-mixer gated --folder texts/0.txt/x", "texts/0.txt/x cannot be written"),
+    "symbol that exists": ("new-mixer gated --symbol M", "symbol 'M' belongs to 'mamba2' of eyas-layers"),
+    "symbol that is none": ("new-mixer gated --symbol 3", "a symbol is one capital letter other than P"),
     "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
 }
 
@@ -156,11 +171,22 @@ def test_terminal_shows_one_line(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_plugin_that_does_not_load_is_named(tmp_path):
+PLUGINS = {
+    "absent": (None, r"eyas_broken"),
+    "syntax": ("import math\n\ndef f(:\n", r"eyas_broken.py, line 3: invalid syntax"),
+    "undefined name": ("import math\nx = math.pi + y\n", r"eyas_broken.py, line 2: NameError: name 'y' is not defined"),
+    "no such class": ("x = 1\n", r"has no attribute 'Broken'"),
+}
+
+
+@pytest.mark.parametrize(("module", "expected"), PLUGINS.values(), ids=PLUGINS)
+def test_plugin_that_does_not_load_is_named(tmp_path, module, expected):
     broken = tmp_path / "eyas_broken-1.0.dist-info"
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: eyas-broken\nVersion: 1.0\n")
-    (broken / "entry_points.txt").write_text("[eyas.mixers]\nbroken = eyas_absent:Broken\n")
+    (broken / "entry_points.txt").write_text("[eyas.mixers]\nbroken = eyas_broken:Broken\n")
+    if module is not None:
+        (tmp_path / "eyas_broken.py").write_text(module)
     run = eyas("layers", folder=tmp_path, PYTHONPATH=str(tmp_path))
     assert (run.returncode, run.stdout) == (2, "")
-    assert_one_line(run.stderr.splitlines(), "mixer 'broken' of eyas-broken does not load .*eyas_absent.*remove it")
+    assert_one_line(run.stderr.splitlines(), f"mixer 'broken' of eyas-broken does not load .*{expected}.*remove it")

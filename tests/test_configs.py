@@ -7,14 +7,15 @@ import pytest
 from eyas.core import mixer
 from eyas.core.errors import ConfigError
 from eyas.core.registry import mixers
-from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose, conf_folder
 from eyas.experiments.run_config import load_run
 from eyas.parallel.layout import processes_here
 
 CONF = conf_folder()
-LAYERS = [path.relative_to(CONF / "layer").with_suffix("").as_posix() for path in sorted(CONF.glob("layer/**/*.yaml"))]
+LAYERS = [
+    path.relative_to(CONF / "layer").with_suffix("").as_posix() for path in sorted(CONF.glob("layer/*_tiny/*.yaml"))
+]
 
 READ_MORE = [layer for layer in LAYERS if "input_size" in (CONF / "layer" / f"{layer}.yaml").read_text()]
 """Layers that read the embeddings too."""

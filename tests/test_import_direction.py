@@ -81,12 +81,23 @@ def test_a_package_imports_only_to_its_left(name):
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_imports_only_what_it_declares(name):
     project = tomllib.loads((ROOT / "packages" / name / "pyproject.toml").read_text())["project"]
-    required = {re.match(r"[\w.-]+", line).group() for line in project["dependencies"]}
-    declared = {IMPORT_NAMES.get(other, other).replace("-", "_") for other in required}
+    extras = project.get("optional-dependencies", {})
     for path in SOURCES:
         if package(path) == name:
+            declared = import_names(project["dependencies"] + extras.get(path.parent.name, []))
             foreign = {top(other) for other in imports(path)} - sys.stdlib_module_names - {"eyas"} - OPTIONAL.keys()
             assert foreign <= declared, f"{path}: {foreign - declared} missing from packages/{name}/pyproject.toml"
+
+
+def import_names(requirements):
+    names = {re.match(r"[\w.-]+", line).group() for line in requirements}
+    return {IMPORT_NAMES.get(name, name).replace("-", "_") for name in names}
+
+
+def test_only_the_folder_of_an_extra_needs_it():
+    kit = ROOT / "packages/layers/src/eyas/layers/testing"
+    inside = {path for path in SOURCES if any(name.startswith("eyas.layers.testing") for name in imports(path))}
+    assert inside and all(path.parent == kit for path in inside)
 
 
 def test_only_the_parallel_package_imports_megatron():

@@ -4,11 +4,13 @@ import contextlib
 import io
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from command import install
+from page_mixer import blocks, write_page_mixer
 
 from eyas.core.registry import mixers
 from eyas.experiments.cli import build_parser, main
@@ -20,12 +22,6 @@ PAGES = sorted(
 README = (ROOT / "README.md").read_text()
 RUN = ("layers", "models")
 """Commands that are run as they stand; training is composed, checked and costed; of the others the options are read."""
-
-
-def blocks(path, *languages):
-    """Text of a page's fenced blocks in these languages; "" is a block that names none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-    return [text for language, text in found if language in languages]
 
 
 def commands(path):
@@ -41,11 +37,12 @@ def cases(find):
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory):
-    """The example package as `pip install` leaves it, on the path."""
-    folder = tmp_path_factory.mktemp("example")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*install, "--target", str(folder), str(ROOT / "examples" / "gated_conv")], check=True)
+def plugins(tmp_path_factory):
+    """The mixers that pages speak of as `pip install` leaves them, on the path."""
+    folder, written = tmp_path_factory.mktemp("plugins"), tmp_path_factory.mktemp("written") / "token_shift"
+    write_page_mixer(written)
+    for package in (ROOT / "examples" / "gated_conv", written):
+        install(package, folder)
     sys.path.append(str(folder))
     mixers.cache_clear()
     yield
@@ -54,7 +51,7 @@ def example(tmp_path_factory):
 
 
 @cases(commands)
-def test_commands_are_accepted(thing, example, tmp_path, monkeypatch, capsys):
+def test_commands_are_accepted(thing, plugins, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if "--help" in thing:
         with pytest.raises(SystemExit) as end:
@@ -73,11 +70,12 @@ def test_commands_are_accepted(thing, example, tmp_path, monkeypatch, capsys):
 
 
 @cases(lambda path: blocks(path, "python"))
-def test_python_prints_what_its_comments_say(thing):
+def test_python_prints_what_its_comments_say(thing, monkeypatch):
     said = re.findall(r"^print\(.*\)  # (.*)$", thing, re.MULTILINE)
-    printed = io.StringIO()
+    printed, page = io.StringIO(), ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)
     with contextlib.redirect_stdout(printed):
-        exec(compile(thing, "<page>", "exec"), {"__name__": "page"})
+        exec(compile(thing, "<page>", "exec"), vars(page))
     assert printed.getvalue().splitlines() == said
 
 

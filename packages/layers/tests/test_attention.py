@@ -90,29 +90,6 @@ def test_a_token_changes_nothing_before_it_bit_for_bit(options, changed, packed,
     assert torch.equal(layer(x, context)[:changed], layer(other, context)[:changed])
 
 
-@given(options=mixers.attention(), length=st.integers(1, 17), seed=seeds)
-def test_decoding_equals_the_forward_pass(options, length, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed)
-    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-12, atol=1e-12)
-
-
-@given(options=mixers.attention(), seed=seeds)
-def test_packed_documents_equal_separate_ones_with_gradients(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed).requires_grad_()
-    documents = mixers.documents(20, 2, seed)
-    packed = layer(x, mixers.alone(documents))
-    mixers.assert_equal_results(packed, mixers.one_by_one(layer, x, documents), layer, x)
-
-
-@given(options=mixers.attention(), seed=seeds)
-def test_documents_do_not_meet(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed)
-    mixers.assert_documents_do_not_meet(layer, x, mixers.documents(20, 2, seed))
-
-
 @given(first=st.integers(0, 1000), base=st.sampled_from([10.0, 1e4, 1e11]), seed=seeds)
 def test_rotated_products_depend_on_the_distance_alone(first, base, seed):
     q, k = mixers.noise(2, 9, 1, 2, 8, seed=seed)

@@ -13,7 +13,6 @@ from eyas.core.errors import LayoutError
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import load_layer
 from eyas.layers import gated_delta_net, linear_attention, mamba1, mamba2, mla
-from eyas.layers.rotary import rotation
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32, torch.float64])
 EXACT: FlopConvention = "exact"
@@ -41,15 +40,6 @@ def split(draw, **options):
 
 
 @given(split())
-def test_parameters_are_those_of_every_ranks_module(drawn):
-    options, tensor = drawn
-    for rank in range(tensor):
-        module = mixers.build(options, tensor_rank=rank, tensor=tensor)
-        held = sum(parameter.numel() for parameter in module.parameters())
-        assert module.config.parameters(mixers.HIDDEN, tensor) == held
-
-
-@given(split())
 def test_every_ranks_part_of_a_weight_is_its_slice_of_the_whole(drawn):
     options, tensor = drawn
     whole = mixers.build(options)
@@ -58,38 +48,6 @@ def test_every_ranks_part_of_a_weight_is_its_slice_of_the_whole(drawn):
         for name, parameter in part.named_parameters():
             expected = whole.get_parameter(name)[part.declared[name].local_slices(rank, tensor)]
             assert torch.equal(parameter, expected)
-
-
-@given(options=mixers.anything(), length=st.integers(1, 12), batch=st.integers(1, 3), dtype=DTYPES)
-def test_state_bytes_are_those_of_the_decoding_state(options, length, batch, dtype):
-    module = mixers.build(options, dtype=dtype)
-    _, state = mixers.decode(module, mixers.noise(length, batch, mixers.HIDDEN, dtype=dtype))
-    held = sum(tensor.numel() * tensor.element_size() for tensor in mixers.tensors(state))
-    assert held == batch * module.config.state_bytes(mixers.HIDDEN, length, dtype.itemsize)
-
-
-@given(drawn=split(), batch=st.integers(1, 3), length=st.sampled_from([70, 96]), dtype=DTYPES)
-def test_activation_bytes_are_those_kept_for_the_backward_pass(drawn, batch, length, dtype):
-    options, tensor = drawn
-    module = mixers.build(options, dtype=dtype, tensor=tensor)
-    x = mixers.noise(length, batch, mixers.HIDDEN, dtype=dtype).requires_grad_()
-    context = mixers.one_of_several()
-    known = [x, *module.parameters(), *rotary_table(module.config, length, dtype)]
-    kept = mixers.bytes_kept(lambda: module(x, context), known)
-    assert module.config.activation_bytes(mixers.HIDDEN, length, batch, dtype.itemsize, tensor) == kept
-
-
-def rotary_table(config, length, dtype):
-    """What all attention layers of a model share."""
-    base = getattr(config, "rope_base", None)
-    wide = torch.promote_types(dtype, torch.float32)
-    return [] if base is None else rotation(0, length, config.rotated, base, wide, torch.device("cpu"))
-
-
-@given(options=mixers.mlp(), length=st.integers(1, 9))
-def test_flops_of_the_feed_forward_layer_are_those_counted(options, length):
-    module = mixers.build(options)
-    assert module.config.flops(mixers.HIDDEN, length) * 2 * length == counted(module, length)
 
 
 @given(options=mixers.attention(sinks=False, sink_tokens=None), length=st.integers(1, 20))

@@ -61,41 +61,6 @@ def test_mamba2_equals_its_recurrence_with_gradients(options, length, seed):
     mixers.assert_equal_results(layer(x, mixers.alone()), literal(layer, x), layer, x)
 
 
-@given(options=mixers.mamba2(), length=st.integers(1, 17), seed=seeds)
-def test_decoding_equals_the_forward_pass(options, length, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed)
-    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-12, atol=1e-12)
-
-
-@given(options=mixers.mamba2(), seed=seeds)
-def test_packed_documents_equal_separate_ones_with_gradients(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed).requires_grad_()
-    documents = mixers.documents(20, 2, seed)
-    packed = layer(x, mixers.alone(documents))
-    mixers.assert_equal_results(packed, mixers.one_by_one(layer, x, documents), layer, x)
-
-
-@given(options=mixers.mamba2(), seed=seeds)
-def test_documents_do_not_meet(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed)
-    mixers.assert_documents_do_not_meet(layer, x, mixers.documents(20, 2, seed))
-
-
-@given(options=mixers.mamba2(), changed=st.integers(1, 39), packed=st.booleans(), seed=seeds)
-def test_a_token_changes_nothing_before_it_but_rounding(options, changed, packed, seed):
-    """The chunked scan scales a chunk's tokens by its total decay, so that bits may differ."""
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(40, 2, mixers.HIDDEN, seed=seed)
-    other = x.clone()
-    other[changed:] = mixers.noise(40 - changed, 2, mixers.HIDDEN, seed=seed + 1)
-    context = mixers.alone(mixers.documents(40, 2, seed) if packed else None)
-    before, after = layer(x, context)[:changed], layer(other, context)[:changed]
-    torch.testing.assert_close(after, before, rtol=1e-12, atol=1e-12)
-
-
 @given(
     options=mixers.mamba2(),
     choice=st.sampled_from([{"kernel": "sequential"}, {"chunk_size": 3}, {"chunk_size": 64}]),

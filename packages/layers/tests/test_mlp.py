@@ -39,13 +39,6 @@ def test_the_layer_equals_its_definition_with_gradients(options, seed):
     mixers.assert_equal_results(layer(x, mixers.alone()), literal(layer, x), layer, x)
 
 
-@given(options=mixers.mlp(), seed=st.integers(0, 999))
-def test_decoding_equals_the_forward_pass(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(5, 2, mixers.HIDDEN, seed=seed)
-    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

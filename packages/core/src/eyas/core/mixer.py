@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Weight
@@ -113,6 +114,12 @@ class Mixer(nn.Module):
                 self.register_parameter(name, empty_parameter(weight, place))
             else:
                 self.register_buffer(name, empty_buffer(weight, place))
+
+    def __call__(self, x_SBD: Tensor, context: MixerContext) -> Any:
+        """`forward`, and a ConfigError where documents are packed that the mixer would mix."""
+        if not self.config.carries_documents and context.documents_SB is not None:
+            raise ConfigError(f"{self.config.kind} cannot keep packed documents apart; choose another mixer, or unpack")
+        return super().__call__(x_SBD, context)
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         """x: (S, B, D), normed input, the whole sequence. Returns (S, B, D), this rank's part of the sum."""

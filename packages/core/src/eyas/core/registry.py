@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, EyasError
 from eyas.core.nearest import unknown_name
 
 if TYPE_CHECKING:
@@ -92,9 +93,11 @@ def mixer(kind: str) -> Registered:
 def _load(point: EntryPoint) -> type[Mixer]:
     try:
         loaded = point.load()
-    except (ImportError, AttributeError) as error:
+    except EyasError:
+        raise
+    except Exception as error:  # whatever somebody's module raises as it is imported
         raise ConfigError(
-            f"mixer {point.name!r} of {_package(point)} does not load ({error}); mend or remove it"
+            f"mixer {point.name!r} of {_package(point)} does not load ({_reason(error)}); mend or remove it"
         ) from error
     config = getattr(loaded, "Config", None)
     if getattr(config, "kind", None) != point.name:
@@ -103,6 +106,16 @@ def _load(point: EntryPoint) -> type[Mixer]:
             f"@register({point.name!r})"
         )
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong with a module, and in which line of it."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    if isinstance(error, (ImportError, AttributeError)):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}: {type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _package(point: EntryPoint) -> str:

@@ -81,6 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     form = results.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     form.add_argument("--md", action="store_true", help="print a Markdown table")
+    new = command("new-mixer", "write a package with a mixer of your own")
+    new.add_argument("name", help="what configurations will call it, such as gated_delta")
+    new.add_argument("--symbol", help="its capital letter in pattern shorthand")
+    new.add_argument("--folder", type=Path, help="where the package goes; by default ./NAME")
     for name, help in (("layers", "list the registered mixers"), ("models", "list the models with their sizes")):
         command(name, help).add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -126,6 +130,13 @@ def run_results(known: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def run_new_mixer(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.new_mixer import print_new_mixer
+
+    print_new_mixer(known.name, known.symbol, known.folder)
+    return 0
+
+
 def run_layers(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.catalogue import print_layers
 
@@ -145,6 +156,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "resume": run_resume,
     "generate": run_generate,
     "results": run_results,
+    "new-mixer": run_new_mixer,
     "layers": run_layers,
     "models": run_models,
 }

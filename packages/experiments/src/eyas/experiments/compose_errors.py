@@ -9,7 +9,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, EyasError
 from eyas.core.nearest import unknown_name
 from eyas.experiments.compose import SCHEMAS, conf_folder, register_schemas
 
@@ -58,6 +58,15 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
         return ConfigError(f"${{{match[1]}}} names no option; check its spelling")
     text = re.sub(r" ?(See https?://\S+.*|full_key: .*|object_type=.*)$", "", text)
     return ConfigError(text)
+
+
+def with_hint(error: EyasError, overrides: Sequence[str]) -> EyasError:
+    """The error, and what to write instead where an override changed a layer's kind and left it the other's options."""
+    for override in overrides:
+        changed = re.fullmatch(r"(model\.layers\.\w+)\.kind=(\w+)", override)
+        if changed and re.match(rf"{re.escape(changed[1])}(?!\.kind)\b", str(error)):
+            return type(error)(f"{error}; another mixer with options of its own is layer@{changed[1]}={changed[2]}")
+    return error
 
 
 def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:

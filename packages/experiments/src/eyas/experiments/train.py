@@ -9,7 +9,7 @@ from pathlib import Path
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.compose import Job, compose
-from eyas.experiments.compose_errors import UPSTREAM, explain
+from eyas.experiments.compose_errors import UPSTREAM, explain, with_hint
 from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
@@ -71,7 +71,10 @@ def note_failure(job: Job, error: EyasError, *, dry_run: bool) -> None:
 
 def train_one(job: Job, *, dry_run: bool) -> None:
     """Checks and runs one configuration."""
-    run = load_run(job.config)
+    try:
+        run = load_run(job.config)
+    except ConfigError as error:
+        raise with_hint(error, job.overrides) from error
     if dry_run:
         print_dry_run(run)
         return

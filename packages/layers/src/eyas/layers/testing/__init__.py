@@ -1,0 +1,24 @@
+"""The conformance kit for mixers: `Conformance`, and the proof that a layout changes nothing.
+
+Needs pytest and hypothesis, which the extra `testing` installs; the rest of eyas.layers does not.
+"""
+
+from eyas.layers.testing.conformance import Conformance
+from eyas.layers.testing.layouts import (
+    Outcome,
+    Trial,
+    assert_equal_outcomes,
+    assert_layout_changes_nothing,
+    run,
+    train_here,
+)
+
+__all__ = [
+    "Conformance",
+    "Outcome",
+    "Trial",
+    "assert_equal_outcomes",
+    "assert_layout_changes_nothing",
+    "run",
+    "train_here",
+]
