@@ -14,9 +14,8 @@ from torch import Tensor
 from eyas.core.errors import ConfigError
 
 Kernel = Literal["auto", "grouped", "loop"]
-GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 GROUPED_BYTES = 16
-"""What torch's grouped product takes: these types, and rows of a multiple of so many bytes."""
+"""torch's grouped product takes rows of a multiple of so many bytes."""
 
 
 def experts(
@@ -50,8 +49,7 @@ def grouped_linear(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor, kern
 
     Raises ConfigError where "grouped" is asked for and cannot be had.
     """
-    aligned = all(width * x_NI.itemsize % GROUPED_BYTES == 0 for width in weight_EOI.shape[1:])
-    possible = aligned and x_NI.dtype in GROUPED_DTYPES
+    possible = grouped_takes(x_NI.itemsize, *weight_EOI.shape[1:])
     if kernel == "grouped" and not possible:
         raise ConfigError(
             f"kernel=grouped takes float32, bfloat16 or float16 in rows of a multiple of {GROUPED_BYTES} bytes, not "
@@ -63,3 +61,9 @@ def grouped_linear(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor, kern
     ends = torch.tensor(counts, device=x_NI.device).cumsum(0).to(torch.int32)
     product: Tensor = F.grouped_mm(x_NI, weight_EOI.transpose(1, 2), offs=ends)
     return product
+
+
+def grouped_takes(element: int, *widths: int) -> bool:
+    """Whether torch's grouped product takes matrices of these widths with elements of `element` bytes: float32 and
+    narrower, in aligned rows."""
+    return element <= 4 and all(width * element % GROUPED_BYTES == 0 for width in widths)

@@ -22,7 +22,7 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.routing import DropPolicy, RoutingRule, Score
 from eyas.core.weights import Axis, Weight, column, replicated, row
-from eyas.layers.experts import Kernel, experts
+from eyas.layers.experts import Kernel, experts, grouped_takes
 from eyas.layers.initial import zeros
 from eyas.layers.linear import linear
 from eyas.layers.mlp import ACTIVATIONS
@@ -147,25 +147,32 @@ class MoE(Mixer):
         ) -> float:
             """Without a capacity. Of a rank's own tokens: the router's scores, choice and weights, and what the latent
             projection reads; of the tokens that reach its experts: input, index, weight, what the activation, the
-            product with the gate and the weighing keep; of the whole sequence: the shared expert's."""
-            width, wide = self.latent_size or hidden_size, max(element, 4)
+            product with the gate and the weighing keep; of the whole sequence: the shared expert's. Once: the loads
+            that the balancing losses read, and the losses; where each expert's tokens end in a grouped product."""
+            width, wide, E = self.latent_size or hidden_size, max(element, 4), self.num_experts
             tokens = sequence_length * microbatch
-            scores: float = self.num_experts * 4 if self.score != "softmax_of_chosen" else self.top_k * 4
-            if self.score == "sigmoid":
-                scores += (self.top_k + 1) * wide if self.top_k > 1 else 0
-                scores += self.num_experts * wide if self.selection_bias_rate is not None and wide > 4 else 0
-            balance = bool(self.balance_loss or self.sequence_balance_loss)
-            shares = (self.num_experts + 1) * wide if self.score == "sigmoid" else self.num_experts * 4
-            scores += (shares + self.top_k * 8) * balance + (self.num_experts + 1) * wide * bool(self.z_loss)
-            own = self.top_k * 8 + scores + self.num_experts * (1 + wide)
-            own += (hidden_size * 4 if element < 4 else 0) + (self.latent_size or 0) * element
+            own = E * (2 * wide + 2) + (self.latent_size or 0) * element
+            own += hidden_size * 4 if element < 4 else 0
+            own += (E + 1) * wide if self.score == "sigmoid" and self.top_k > 1 else 0
+            share = wide if self.score == "sigmoid" else 4
+            balances = [rows for rows, factor in self.balanced_rows(microbatch) if factor]
+            if balances:
+                own += self.top_k * 8 + E * share + (wide if self.score == "sigmoid" else 0)
+            own += (E + 1) * wide * bool(self.z_loss)
+            once = sum(8 * E * rows + share for rows in balances) + wide * bool(self.z_loss)
+            if self.kernel != "loop" and grouped_takes(element, width, self.intermediate_size // tensor):
+                once += (3 if self.gated else 2) * E * 4
             neurons = (4 if self.gated else 2) + self.weigh_inside
             each = width * (1 if self.weigh_inside else 2) + 1 + neurons * self.intermediate_size / tensor
-            kept = tokens / tensor * own + tokens * self.top_k * (each * element + 8)
+            kept = once + tokens / tensor * own + tokens * self.top_k * (each * element + 8)
             if self.shared_size is not None:
                 kept += tokens * (4 if self.gated else 2) * self.shared_size / tensor * element
                 kept += tokens * (hidden_size + 1) * element * self.shared_output_gate
             return kept
+
+        def balanced_rows(self, microbatch: int) -> list[tuple[int, float]]:
+            """For each balancing loss the number of loads it counts per expert, and its coefficient."""
+            return [(1, self.balance_loss), (microbatch, self.sequence_balance_loss)]
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             return 0

@@ -25,6 +25,9 @@ from eyas.parallel.megatron import (
     parallel_state,
 )
 
+NEVER_ZERO = 1e-20
+"""Keeps a sum of sigmoids from being zero; Megatron-Core's and DeepSeek-V3's value."""
+
 
 class OneRank:
     """Stands for a process group where there is no job: a single process that generates text, say."""
@@ -41,16 +44,17 @@ def route(logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None
     wanted. `shards` ranks of the tensor group hold other parts of the same sequences."""
     logits_TE = logits_sBE.flatten(0, 1)
     losses = auxiliary_losses(logits_sBE, rule, shards) if torch.is_grad_enabled() else []
-    weights_TE, wanted_TE = moe_utils.topk_routing_with_score_function(
-        logits_TE,
-        rule.top_k,
-        use_pre_softmax=rule.score == "softmax",
-        num_groups=rule.num_groups,
-        group_topk=rule.top_groups,
-        scaling_factor=rule.scaling_factor,
-        score_function="sigmoid" if rule.score == "sigmoid" else "softmax",
-        expert_bias=selection_bias_E,
-    )
+    with torch.no_grad():
+        _, wanted_TE = moe_utils.topk_routing_with_score_function(
+            logits_TE,
+            rule.top_k,
+            use_pre_softmax=rule.score == "softmax",
+            num_groups=rule.num_groups,
+            group_topk=rule.top_groups,
+            score_function="sigmoid" if rule.score == "sigmoid" else "softmax",
+            expert_bias=selection_bias_E,
+        )
+    weights_TE = weights_of(logits_TE, wanted_TE, rule)
     chosen_TE = wanted_TE
     if rule.capacity_factor is not None:
         chosen_TE = within_capacity(weights_TE, wanted_TE, rule)
@@ -58,6 +62,21 @@ def route(logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None
     for loss in losses:
         weights_TE = MoEAuxLossAutoScaler.apply(weights_TE, loss)
     return Routed(weights_TE, chosen_TE, wanted_TE)
+
+
+def weights_of(logits_TE: Tensor, chosen_TE: Tensor, rule: RoutingRule) -> Tensor:
+    """The weights of the chosen, in the dtype of the logits: Megatron-Core's own pass through float32 whatever that is
+    (moe_utils.py, lines 711 to 717), which would blur every comparison in float64."""
+    match rule.score:
+        case "softmax":
+            weights_TE = logits_TE.softmax(-1) * chosen_TE
+        case "softmax_of_chosen":
+            weights_TE = logits_TE.masked_fill(~chosen_TE, -torch.inf).softmax(-1)
+        case "sigmoid":
+            weights_TE = logits_TE.sigmoid() * chosen_TE
+            if rule.top_k > 1:
+                weights_TE = weights_TE / (weights_TE.sum(-1, keepdim=True) + NEVER_ZERO)
+    return weights_TE * rule.scaling_factor
 
 
 def within_capacity(weights_TE: Tensor, wanted_TE: Tensor, rule: RoutingRule) -> Tensor:
