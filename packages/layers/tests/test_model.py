@@ -217,7 +217,7 @@ def test_a_multiplier_that_is_set_wins_over_the_law(layer, field, value):
 @pytest.mark.parametrize(
     ("layer", "options", "message"),
     [
-        ("ssm", {"kind": "mamba"}, "model.layers.ssm.kind: unknown mixer 'mamba'; did you mean 'mamba2'?"),
+        ("ssm", {"kind": "mamba"}, "model.layers.ssm.kind: unknown mixer 'mamba'; did you mean 'mamba2' or 'mamba1'?"),
         ("ssm", {"num_head": 4}, "model.layers.ssm: unknown option 'num_head'; did you mean 'num_heads'"),
         ("attn", {"num_kv_heads": 3}, "model.layers.attn.num_kv_heads=3 must divide num_heads=4"),
         ("ffn", {"intermediate_size": "big"}, "model.layers.ffn.intermediate_size: expected an integer, got 'big'"),
