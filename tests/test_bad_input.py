@@ -71,6 +71,10 @@ OTHERS = {
     "results of an empty folder": ("results texts", "there is no run in texts"),
     "results of nothing": ("results nothing", "there is no folder nothing"),
     "generate from nothing": ("generate nothing", "nothing is no run folder"),
+    "likeliest and drawn": ("generate unfinished --greedy --temperature 1", "not allowed with argument --greedy"),
+    "draw from nothing": ("generate unfinished --top-p 0", "top_p=0.0 must be above 0 and at most 1"),
+    "fewer tokens than none": ("generate unfinished --tokens -1", "tokens=-1 must not be negative"),
+    "prefix of two": ("generate unfinished --prompt a --prompt b --save-prefix c", "one prompt, and there are 2"),
     "generate without a checkpoint": ("generate unfinished", "unfinished has no complete checkpoint"),
     "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
 }

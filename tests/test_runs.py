@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from eyas.experiments.cli import BETWEEN_TEXTS, main
+
 SMALL = (
     "model.mup=null", "model.hidden_size=32", "model.repeat=1",
     "model.layers.ssm.num_heads=4", "model.layers.ssm.head_dim=8",
@@ -165,6 +167,34 @@ def test_a_trained_run_continues_a_text(place, one_process):
     assert process.returncode == 0, err
     assert err == ""
     assert out.startswith("word1 ")
+
+
+@pytest.fixture
+def generated(one_process, capsys):
+    """Runs `eyas generate` with the likeliest tokens; returns the texts."""
+
+    def run(*arguments):
+        assert main(["generate", str(one_process), "--greedy", "--tokens", "8", *arguments]) == 0
+        return capsys.readouterr().out.removesuffix("\n").split(BETWEEN_TEXTS)
+
+    return run
+
+
+def test_texts_are_generated_together_as_alone(generated):
+    prompts = ["word1 ", "word2 word2 word3 ", ""]
+    together = generated(*(word for prompt in prompts for word in ("--prompt", prompt)))
+    assert together == [text for prompt in prompts for text in generated("--prompt", prompt)]
+    stop = together[0].removeprefix(prompts[0])[2:4]
+    (cut,) = generated("--prompt", prompts[0], "--stop", stop)
+    assert cut == prompts[0] + together[0].removeprefix(prompts[0]).partition(stop)[0]
+
+
+def test_a_kept_prefix_continues_as_the_text_did(generated, tmp_path):
+    whole = generated("--prompt", "word1 word2", "--save-prefix", str(tmp_path / "kept"))
+    assert generated("--from-prefix", str(tmp_path / "kept")) == whole
+    first, second = generated("--from-prefix", str(tmp_path / "kept"), "--prompt", "", "--prompt", " word3")
+    assert [first] == whole
+    assert second.startswith("word1 word2 word3")
 
 
 def test_torchrun_may_start_the_ranks(place, one_process):

@@ -2,46 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from eyas.core.errors import CheckpointError, ConfigError
 from eyas.experiments import run_folder
+from eyas.experiments.stops import END, Stops
 from eyas.experiments.tokenizer import load_tokenizer
+from eyas.layers import states
+from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
-
-END = 0
-"""The token that ends a document."""
+from eyas.layers.sampling import Sampling
 
 
 def generate(
-    folder: Path, prompt: str, *, tokens: int, temperature: float = 0.8, top_k: int | None = 50, seed: int = 0
-) -> str:
-    """The prompt and its continuation by the run's latest checkpoint, up to `tokens` tokens or the document's end.
+    folder: Path,
+    prompts: Sequence[str],
+    *,
+    tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    from_prefix: Path | None = None,
+    save_prefix: Path | None = None,
+) -> list[str]:
+    """Each prompt and its continuation by the run's latest checkpoint: up to `tokens` tokens, the document's end, or
+    the first of the `stop` texts, which is left out.
 
-    temperature 0 takes the likeliest token; `top_k` draws among the likeliest k.
+    `from_prefix` names a saved beginning that every prompt continues (its tokens and the prompt's are cut apart there);
+    `save_prefix` saves the state behind the one prompt.
     """
-    if tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
-        raise ConfigError(
-            f"tokens={tokens} and top_k={top_k} must be at least 1, and temperature={temperature} not negative"
-        )
+    if tokens < 0:
+        raise ConfigError(f"tokens={tokens} must not be negative")
+    if save_prefix is not None and len(prompts) != 1:
+        raise ConfigError(f"a prefix is the state behind one prompt, and there are {len(prompts)}; give one")
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
-    ids = tokenizer.encode(prompt).ids
-    random = torch.Generator().manual_seed(seed)
+    stops = Stops(tokenizer, stop)
+    rest = [tokenizer.encode(prompt).ids for prompt in prompts]
     with torch.inference_mode():
-        states = model.initial_state(1)
-        for token in [END, *ids]:
-            logits, states = model.step(torch.tensor([token]), states)
-        for _ in range(tokens):
-            token = pick(logits[0, : tokenizer.get_vocab_size()], temperature, top_k, random)
-            if token == END:
-                break
-            ids.append(token)
-            logits, states = model.step(torch.tensor([token]), states)
-    return tokenizer.decode(ids)
+        prefix = read(model, [END]) if from_prefix is None else states.load(from_prefix, model)
+        if save_prefix is not None:
+            prefix, rest = read(model, rest[0], prefix), [[]]
+            states.save(prefix, save_prefix, model)
+        new = decode(
+            model,
+            prefix,
+            rest,
+            tokens=tokens,
+            sampling=sampling,
+            seed=seed,
+            ends=stops,
+            vocab_size=tokenizer.get_vocab_size(),
+        )
+    return [
+        tokenizer.decode([*prefix.tokens, *prompt]) + stops.cut(continuation)
+        for prompt, continuation in zip(rest, new, strict=True)
+    ]
 
 
 def load_model(folder: Path) -> HybridLM:
@@ -62,12 +81,3 @@ def load_model(folder: Path) -> HybridLM:
         state = checkpoint.load({"model": checkpoint.sharded_weights(model, Layout())}, latest)
     model.load_state_dict(state["model"])
     return model.eval()
-
-
-def pick(logits_V: Tensor, temperature: float, top_k: int | None, random: torch.Generator) -> int:
-    """One token by its logits."""
-    if temperature == 0:
-        return int(logits_V.argmax())
-    if top_k is not None and top_k < len(logits_V):
-        logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], float("-inf"))
-    return int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=random))

@@ -171,13 +171,18 @@ class Attention(Mixer):
         return empty, empty, 0
 
     def step(self, x_BD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
+        y_SBD, state = self.prefill(x_BD[None], state, context)
+        return y_SBD[0], state
+
+    def prefill(self, x_SBD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
         keys, values, seen = state
-        q, k, v = self.project(x_BD[None], first=seen)
+        q, k, v = self.project(x_SBD, first=seen)
         keys, values = torch.cat([keys, k]), torch.cat([values, v])
-        if self.config.window is not None:
-            keys, values = keys[-self.config.window :], values[-self.config.window :]
-        y = attend(q, keys, values, torch.ones(1, keys.shape[0], dtype=torch.bool, device=x_BD.device))
-        return self.output(y)[0], (keys, values, seen + 1)
+        window = self.config.window
+        y = attend(q, keys, values, visible(keys.shape[0], window, None, x_SBD.device, queries=x_SBD.shape[0]))
+        if window is not None:
+            keys, values = keys[-window:], values[-window:]
+        return self.output(y), (keys, values, seen + x_SBD.shape[0])
 
 
 def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) -> Tensor:
@@ -189,12 +194,15 @@ def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) 
     return y_BHSP.permute(2, 0, 1, 3)
 
 
-def visible(length: int, window: int | None, documents_SB: Tensor | None, device: torch.device) -> Tensor | None:
-    """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention."""
-    if documents_SB is None and (window is None or window >= length):
+def visible(
+    length: int, window: int | None, documents_SB: Tensor | None, device: torch.device, queries: int | None = None
+) -> Tensor | None:
+    """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention. With `queries`
+    only the last so many tokens ask."""
+    if documents_SB is None and (window is None or window >= length) and queries in (None, length):
         return None
     position = torch.arange(length, device=device)
-    distance = position[:, None] - position
+    distance = position[length - (queries or length) :, None] - position
     mask = distance >= 0
     if window is not None:
         mask &= distance < window

@@ -41,6 +41,13 @@ class Block(nn.Module):
         total = context.reduce(sum((y for y, _ in results[1:]), start=results[0][0]))
         return self.add(h_BD, total), [state for _, state in results]
 
+    def prefill(self, h_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """Several tokens: h (S, B, D) and the branches' states to the new residual and states."""
+        x_SBD = context.gather(self.norm(h_SBD))
+        results = [branch.prefill(x_SBD, state, context) for branch, state in zip(self.mixers(), states, strict=True)]
+        total = context.reduce(sum((y for y, _ in results[1:]), start=results[0][0]))
+        return self.add(h_SBD, total), [state for _, state in results]
+
     def add(self, h: Tensor, branches: Tensor) -> Tensor:
         """The residual add, with what the branches add once after the sum over the ranks."""
         for branch in self.mixers():

@@ -95,6 +95,15 @@ class HybridLM(nn.Module):
             after.append(state)
         return self.predict(h[None], self.context)[0], after
 
+    def prefill(self, tokens_BS: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
+        """Several tokens a sequence: tokens (B, S) and the states so far to hidden (S, B, D) and the next states."""
+        h = self.embedding.embed(tokens_BS, self.spec.embedding_multiplier, self.context)
+        after = []
+        for block, state in zip(self.blocks.values(), states, strict=True):
+            h, state = block.prefill(h, state, self.context)  # type: ignore[operator]
+            after.append(state)
+        return h, after
+
     def predict(self, hidden_sBD: Tensor, context: Context) -> Tensor:
         """Final norm and head. Returns this rank's logits (S, B, V)."""
         return self.output.logits(self.final_norm(hidden_sBD), self.spec.lm_head_multiplier, context)
