@@ -38,6 +38,9 @@ def models(draw):
         vocab=draw(st.sampled_from([48, 50, 51])),
     )
     model["pattern"] = draw(st.sampled_from([["ssm+attn", "ffn"], ["ssm+attn+ffn", "ssm"], ["ssm", "attn", "ffn"]]))
+    tail = draw(st.sampled_from([[], ["/", "attn", "ffn"], ["/", "ssm+attn", "/", "ssm+attn"]]))
+    model["pattern"] = model["pattern"] + tail
+    model["mtp_repeated"] = bool(tail) and draw(st.booleans())
     model["layers"]["ssm"]["norm_before_gate"] = draw(st.booleans())
     model["layers"]["attn"]["window"] = draw(st.sampled_from([None, 3]))
     return model
@@ -60,6 +63,11 @@ FIXED = {
 @pytest.mark.parametrize("tied", [False, True])
 def test_falcon_h1_is_the_same_under_every_kind_of_layout(layout, tied):
     assert_layout_changes_nothing(falcon_h1(tied=tied), layout)
+
+
+@pytest.mark.parametrize("layout", FIXED.values(), ids=FIXED.keys())
+def test_further_predicted_tokens_are_the_same_under_every_kind_of_layout(layout):
+    assert_layout_changes_nothing(falcon_h1(depths=2, repeat=1 if layout.pipeline < 3 else 2), layout, documents=True)
 
 
 @given(models(), layouts(), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.1]), st.integers(0, 1000))

@@ -35,13 +35,23 @@ def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
 
 
 def parameters(spec: ModelSpec) -> int:
-    """Weights of the whole model, padding not counted."""
+    """Weights of the whole model, padding not counted; without its multi-token-prediction tail, as counts are
+    published."""
     embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
     return embeddings + spec.hidden_size + sum(block_parameters(spec, block) for block in spec.pattern.blocks)
 
 
+def tail_parameters(spec: ModelSpec, tensor: int = 1) -> int:
+    """Weights of the multi-token-prediction tail on one of `tensor` ranks. Each depth that is not a repetition has
+    three norms, the matrix that joins embedding and hidden, and its blocks."""
+    d = spec.hidden_size
+    blocks = sum(block_parameters(spec, block, tensor) for depth in spec.tail for block in depth)
+    return len(spec.tail) * (3 * d + 2 * d * d) + blocks
+
+
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
-    """Forward FLOPs per token; causal attention is counted as half the square, a multiply-add as two."""
+    """Forward FLOPs per token, without the multi-token-prediction tail; causal attention is counted as half the square,
+    a multiply-add as two."""
     d = spec.hidden_size
     blocks = sum(
         spec.layers[name].flops(d, sequence_length, convention) for block in spec.pattern.blocks for name in block
@@ -49,9 +59,20 @@ def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvent
     return blocks + 2.0 * d * spec.vocab_size
 
 
+def tail_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
+    """Forward FLOPs per token of the multi-token-prediction tail: every depth has its blocks and the head again."""
+    d = spec.hidden_size
+    depths = spec.pattern.tail
+    blocks = sum(
+        spec.layers[name].flops(d, sequence_length, convention) for depth in depths for block in depth for name in block
+    )
+    return blocks + len(depths) * (4.0 * d * d + 2.0 * d * spec.vocab_size)
+
+
 def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
-    """Training FLOPs per token: the backward pass costs two forward passes; recomputation is not counted."""
-    return 3 * forward_flops(spec, sequence_length, convention)
+    """Training FLOPs per token, with the multi-token-prediction tail: the backward pass costs two forward passes;
+    recomputation is not counted."""
+    return 3 * (forward_flops(spec, sequence_length, convention) + tail_flops(spec, sequence_length, convention))
 
 
 def state_bytes(spec: ModelSpec, sequence_length: int, element: int = 2) -> int:
@@ -74,23 +95,33 @@ def block_costs(
 ) -> list[BlockCost]:
     """Every block's costs on one of `tensor` ranks, with elements of `element` bytes; `sequence` says that the ranks
     split the residual stream along the sequence."""
+    sizes = (sequence_length, microbatch, tensor, sequence, element)
+    return [block_cost(spec, index, block, *sizes) for index, block in enumerate(spec.pattern.blocks)]
+
+
+def block_cost(
+    spec: ModelSpec,
+    index: int,
+    layers: tuple[str, ...],
+    sequence_length: int,
+    microbatch: int,
+    tensor: int,
+    sequence: bool,
+    element: int,
+) -> BlockCost:
+    """One block's costs; the options are those of `block_costs`."""
     d = spec.hidden_size
+    mixers = [spec.layers[name] for name in layers]
     own = norm_bytes(d, sequence_length * microbatch, tensor if sequence else 1, element)
-    costs = []
-    for index, block in enumerate(spec.pattern.blocks):
-        mixers = [spec.layers[name] for name in block]
-        kept = sum(mixer.activation_bytes(d, sequence_length, microbatch, element, tensor) for mixer in mixers)
-        costs.append(
-            BlockCost(
-                index=index,
-                layers=block,
-                parameters=block_parameters(spec, block, tensor),
-                forward_flops=sum(mixer.flops(d, sequence_length) for mixer in mixers),
-                activation_bytes=own + kept,
-                state_bytes=sum(mixer.state_bytes(d, sequence_length, element) for mixer in mixers),
-            )
-        )
-    return costs
+    return BlockCost(
+        index=index,
+        layers=layers,
+        parameters=block_parameters(spec, layers, tensor),
+        forward_flops=sum(mixer.flops(d, sequence_length) for mixer in mixers),
+        activation_bytes=own
+        + sum(mixer.activation_bytes(d, sequence_length, microbatch, element, tensor) for mixer in mixers),
+        state_bytes=sum(mixer.state_bytes(d, sequence_length, element) for mixer in mixers),
+    )
 
 
 def loss_bytes(
@@ -107,6 +138,34 @@ def loss_bytes(
     tokens = sequence_length * microbatch
     own = norm_bytes(spec.hidden_size, tokens, tensor if sequence else 1, element)
     return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
+
+
+def tail_bytes(
+    spec: ModelSpec,
+    *,
+    sequence_length: int,
+    microbatch: int,
+    tensor: int = 1,
+    sequence: bool = False,
+    element: int = 4,
+) -> float:
+    """What the multi-token-prediction tail keeps for the backward pass. Each depth: its tokens, what two norms keep
+    beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
+    where the norm need not widen it and no gathered copy is what the head reads."""
+    d, tokens, wide = spec.hidden_size, sequence_length * microbatch, max(element, 4)
+    shares = tensor if sequence else 1
+    starts_anew = element < wide or shares > 1
+    norms = d * (wide + starts_anew * wide + 2 * element) + 2 * wide
+    joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
+    loss = loss_bytes(
+        spec, sequence_length=sequence_length, microbatch=microbatch, tensor=tensor, sequence=sequence, element=element
+    )
+    blocks = sum(
+        block_cost(spec, 0, block, sequence_length, microbatch, tensor, sequence, element).activation_bytes
+        for depth in spec.pattern.tail
+        for block in depth
+    )
+    return len(spec.pattern.tail) * (joined + loss) + blocks
 
 
 def norm_bytes(hidden_size: int, tokens: int, shares: int, element: int) -> float:

@@ -10,6 +10,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig, configured
 from eyas.core.mup import mup_law
 from eyas.core.pattern import Pattern, parse_pattern
+from eyas.core.pattern_grammar import Block
 from eyas.core.registry import mixer
 from eyas.core.schema import REQUIRED, load
 
@@ -34,6 +35,10 @@ class ModelConfig:
     tie_embeddings: bool = False
     """Whether the output head uses the embedding's weight."""
     init_std: float = 0.02
+    mtp_loss_weight: float = 0.1
+    """Weight of the multi-token-prediction loss, the mean over the depths that follow `/` in the pattern."""
+    mtp_repeated: bool = False
+    """Whether all those depths are one, applied again and again; they must be alike."""
     mup: str | None = None
     """Law that gives every multiplier that is not set: falcon_h1, or null for none."""
     embedding_multiplier: float | None = None
@@ -45,6 +50,8 @@ class ModelConfig:
         for field in ("hidden_size", "vocab_size", "repeat"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field}={getattr(self, field)} must be at least 1")
+        if self.mtp_loss_weight < 0:
+            raise ConfigError(f"mtp_loss_weight={self.mtp_loss_weight} must not be negative")
         if self.mup is not None:
             mup_law(self.mup)
 
@@ -61,8 +68,20 @@ class ModelSpec:
     norm_epsilon: float
     tie_embeddings: bool
     init_std: float
+    mtp_loss_weight: float
+    mtp_repeated: bool
     embedding_multiplier: float
     lm_head_multiplier: float
+
+    @property
+    def tail(self) -> tuple[tuple[Block, ...], ...]:
+        """The blocks of each depth of the multi-token-prediction tail that has weights of its own."""
+        return self.pattern.tail[:1] if self.mtp_repeated else self.pattern.tail
+
+    @property
+    def embeds_twice(self) -> bool:
+        """Whether the last pipeline stage needs the embedding too: as its head, or to predict further tokens."""
+        return self.tie_embeddings or bool(self.pattern.tail)
 
 
 def load_model(data: Mapping[str, Any], path: str = "model") -> ModelSpec:
@@ -78,6 +97,11 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     }
     symbols = {name: mixer(layer.kind).symbol for name, layer in layers.items()}
     pattern = parse_pattern(config.pattern, symbols, config.repeat)
+    if config.mtp_repeated and len(set(pattern.tail)) != 1:
+        raise ConfigError(
+            f"{path}.mtp_repeated=true, but the pattern {pattern} has "
+            f"{'depths that differ' if pattern.tail else 'no depths'} after '/'; write each depth alike, or leave it out"
+        )
     embedding, head = 1.0, 1.0
     if config.mup is not None:
         law = mup_law(config.mup)
@@ -92,6 +116,8 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         norm_epsilon=config.norm_epsilon,
         tie_embeddings=config.tie_embeddings,
         init_std=config.init_std,
+        mtp_loss_weight=config.mtp_loss_weight,
+        mtp_repeated=config.mtp_repeated,
         embedding_multiplier=configured(config.embedding_multiplier, embedding),
         lm_head_multiplier=configured(config.lm_head_multiplier, head),
     )

@@ -14,8 +14,13 @@ from eyas.layers.block import Block
 from eyas.layers.cross_entropy import cross_entropy
 from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
+from eyas.layers.mtp import Tail
 from eyas.layers.norm import RMSNorm
 from eyas.parallel.context import Context
+from eyas.parallel.losses import LOSS, Losses
+
+MTP_LOSS = "mtp_loss"
+"""The mean over the depths of the multi-token-prediction loss, before its weight."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class HybridLM(nn.Module):
         self.context = context or Context()
         self.stage = stage or Stage.whole(spec)
         place = self.context.place
-        if self.stage.first or (self.stage.last and spec.tie_embeddings):
+        if self.stage.first or (self.stage.last and spec.embeds_twice):
             self.embedding = Vocabulary(spec, place)
         self.blocks = nn.ModuleDict(
             {str(index): Block(spec, spec.pattern.blocks[index], place) for index in self.stage.blocks}
@@ -50,6 +55,8 @@ class HybridLM(nn.Module):
             self.final_norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
             if not spec.tie_embeddings:
                 self.head = Vocabulary(spec, place)
+            if spec.pattern.tail:
+                self.mtp = Tail(spec, place)
 
     def initialise(self, seed: int) -> HybridLM:
         """Draws the weights; a layout never changes them."""
@@ -63,24 +70,35 @@ class HybridLM(nn.Module):
         labels_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
         hidden_sBD: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor | Losses:
         """One microbatch through this stage.
 
         tokens, labels, documents: (B, S); hidden: (s, B, D), what the previous stage sent. Returns hidden (s, B, D) for
         the next stage; from the last one the loss of each token (S, B), or without labels this rank's logits (S, B, V).
+        With a multi-token-prediction tail there are several losses.
         """
         context = replace(self.context, documents_SB=None if documents_BS is None else documents_BS.t())
         if self.stage.first:
-            hidden_sBD = self.embedding.embed(tokens_BS, self.spec.embedding_multiplier, context)
+            hidden_sBD = self.embed(tokens_BS, context)
         assert hidden_sBD is not None
         for block in self.blocks.values():
             hidden_sBD = block(hidden_sBD, context)
         if not self.stage.last:
             return hidden_sBD
-        logits_SBV = self.predict(hidden_sBD, context)
+        normed_sBD = self.final_norm(hidden_sBD)
         if labels_BS is None:
-            return logits_SBV
-        return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
+            return self.logits(normed_sBD, context)
+        loss_SB = self.loss(normed_sBD, labels_BS, context)
+        if not self.spec.pattern.tail:
+            return loss_SB
+        further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context)
+        total_SB = loss_SB + self.spec.mtp_loss_weight * further_SB
+        return Losses(total_SB, {LOSS: loss_SB, MTP_LOSS: further_SB})
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses that the last stage reports."""
+        return (LOSS, MTP_LOSS) if self.spec.pattern.tail else (LOSS,)
 
     def initial_state(self, batch: int) -> list[list[object]]:
         """Decoding state of every block, for `batch` sequences."""
@@ -88,7 +106,7 @@ class HybridLM(nn.Module):
 
     def step(self, tokens_B: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
         """One token a sequence: tokens (B,) and the states so far to logits (B, V) and the next states."""
-        h = self.embedding.embed(tokens_B[:, None], self.spec.embedding_multiplier, self.context)[0]
+        h = self.embed(tokens_B[:, None], self.context)[0]
         after = []
         for block, state in zip(self.blocks.values(), states, strict=True):
             h, state = block.step(h, state, self.context)  # type: ignore[operator]
@@ -97,16 +115,28 @@ class HybridLM(nn.Module):
 
     def prefill(self, tokens_BS: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
         """Several tokens a sequence: tokens (B, S) and the states so far to hidden (S, B, D) and the next states."""
-        h = self.embedding.embed(tokens_BS, self.spec.embedding_multiplier, self.context)
+        h = self.embed(tokens_BS, self.context)
         after = []
         for block, state in zip(self.blocks.values(), states, strict=True):
             h, state = block.prefill(h, state, self.context)  # type: ignore[operator]
             after.append(state)
         return h, after
 
+    def embed(self, tokens_BS: Tensor, context: Context) -> Tensor:
+        """Embeddings (s, B, D) of tokens (B, S)."""
+        return self.embedding.embed(tokens_BS, self.spec.embedding_multiplier, context)
+
     def predict(self, hidden_sBD: Tensor, context: Context) -> Tensor:
         """Final norm and head. Returns this rank's logits (S, B, V)."""
-        return self.output.logits(self.final_norm(hidden_sBD), self.spec.lm_head_multiplier, context)
+        return self.logits(self.final_norm(hidden_sBD), context)
+
+    def logits(self, normed_sBD: Tensor, context: Context) -> Tensor:
+        """The head alone, which the multi-token-prediction depths share."""
+        return self.output.logits(normed_sBD, self.spec.lm_head_multiplier, context)
+
+    def loss(self, normed_sBD: Tensor, labels_BS: Tensor, context: Context) -> Tensor:
+        """Each token's cross-entropy behind the head, (S, B)."""
+        return cross_entropy(self.logits(normed_sBD, context), labels_BS.t(), self.output.first, context)
 
     @property
     def output(self) -> Vocabulary:

@@ -64,7 +64,8 @@ class Trial:
 class Outcome:
     """What a layout computed, put together from all ranks."""
 
-    losses: list[float]
+    losses: list[dict[str, float]]
+    """Of each step, by name."""
     grad_norms: list[float]
     gradients: dict[str, Tensor]
     """Of the first step, whole, by parameter name; empty with the distributed optimizer, which keeps parts of sums."""
@@ -84,8 +85,9 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
     """Raises AssertionError for the first quantity that differs by more than the tolerance."""
     stepped = CLIPPED_TOLERANCE if trial.optimizer.clip_norm else TOLERANCE
     for step in range(trial.steps):
-        losses = actual.losses[step], expected.losses[step]
-        compare(f"loss of step {step}", *losses, TOLERANCE if step == 0 else stepped, layout)
+        for name, loss in expected.losses[step].items():
+            tolerance = TOLERANCE if step == 0 else stepped
+            compare(f"{name} of step {step}", actual.losses[step][name], loss, tolerance, layout)
         norms = actual.grad_norms[step], expected.grad_norms[step]
         compare(f"gradient norm of step {step}", *norms, CLIPPED_TOLERANCE, layout)
     assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
@@ -133,7 +135,8 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
         layout,
         hidden_size=spec.hidden_size,
         dtype=dtype,
-        tied=spec.tie_embeddings,
+        tied=spec.embeds_twice,
+        losses=model.losses,
         optimizer=trial.optimizer,
     )
     replica, share = parallel_state.get_data_parallel_rank(), trial.global_batch // layout.data
