@@ -13,6 +13,7 @@ TRAIN = {
     "mixer": ("layer@model.layers.ssm=mamba3", "mamba3.*did you mean 'mamba2'"),
     "kind": ("model.layers.ssm.kind=mamba3", r"model.layers.ssm.kind: unknown mixer 'mamba3'; did you mean 'mamba2'"),
     "place of a mixer": ("layer@model.layers.sm=mamba2", "unknown layer 'sm'; did you mean 'ssm'"),
+    "tail": ("model.mtp_repeated=true", "mtp_repeated=true, but the pattern .* has no depths after '/'"),
     "model option": ("model.hidden_siz=3", "model.hidden_siz: .*did you mean 'hidden_size'"),
     "trainer option": ("trainer.max_step=3", "trainer.max_step: .*did you mean 'max_steps'"),
     "layer option": ("model.layers.ssm.d_stat=3", "model.layers.ssm.d_stat: unknown option 'd_stat'.*state_size"),
@@ -75,6 +76,8 @@ OTHERS = {
     "draw from nothing": ("generate unfinished --top-p 0", "top_p=0.0 must be above 0 and at most 1"),
     "fewer tokens than none": ("generate unfinished --tokens -1", "tokens=-1 must not be negative"),
     "prefix of two": ("generate unfinished --prompt a --prompt b --save-prefix c", "one prompt, and there are 2"),
+    "speculation on draws": ("generate unfinished --speculate", "add --greedy, or leave out --speculate"),
+    "speculation from a prefix": ("generate unfinished --greedy --speculate --from-prefix p", "leave out prefixes"),
     "generate without a checkpoint": ("generate unfinished", "unfinished has no complete checkpoint"),
     "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
 }

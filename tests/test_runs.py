@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,6 +196,22 @@ def test_a_kept_prefix_continues_as_the_text_did(generated, tmp_path):
     first, second = generated("--from-prefix", str(tmp_path / "kept"), "--prompt", "", "--prompt", " word3")
     assert [first] == whole
     assert second.startswith("word1 word2 word3")
+
+
+def test_a_run_that_predicts_further_tokens_reports_them_and_speculates(place, capsys):
+    depths = ["model.pattern=[ssm+attn,ffn,/,attn,ffn,/,attn,ffn]", "model.mtp_repeated=true", "layout.pipeline=2"]
+    folder = train(place, "further", *depths, "trainer.max_steps=4", "trainer.checkpoint_interval=null")
+    with (folder / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert all(float(row["train/mtp_loss"]) > 0 for row in rows)
+    assert json.loads((folder / "metrics.json").read_text())["tail_parameters"] > 0
+    said = []
+    for options in ([], ["--speculate"]):
+        assert main(["generate", str(folder), "--greedy", "--tokens", "12", "--prompt", "word1 ", *options]) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out
+    assert said[0].err == ""
+    assert re.search(r"^accepted \d+ of \d+ drafted tokens \(\d+%\)$", said[1].err, re.MULTILINE)
 
 
 def test_torchrun_may_start_the_ranks(place, one_process):

@@ -98,9 +98,10 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     symbols = {name: mixer(layer.kind).symbol for name, layer in layers.items()}
     pattern = parse_pattern(config.pattern, symbols, config.repeat)
     if config.mtp_repeated and len(set(pattern.tail)) != 1:
+        found = "depths that differ" if pattern.tail else "no depths"
         raise ConfigError(
-            f"{path}.mtp_repeated=true, but the pattern {pattern} has "
-            f"{'depths that differ' if pattern.tail else 'no depths'} after '/'; write each depth alike, or leave it out"
+            f"{path}.mtp_repeated=true, but the pattern {pattern} has {found} after '/'; "
+            "write each depth alike, or leave it out"
         )
     embedding, head = 1.0, 1.0
     if config.mup is not None:

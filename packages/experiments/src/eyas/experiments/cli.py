@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest of this probability")
     generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
     generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--speculate", action="store_true", help="draft with the tail of the pattern; needs --greedy")
     generate.add_argument("--save-prefix", type=Path, metavar="FILE", help="keep the state behind the prompt")
     generate.add_argument("--from-prefix", type=Path, metavar="FILE", help="continue a state that was kept")
     results = command("results", "table of a run or a multirun")
@@ -132,7 +133,7 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.layers.sampling import Sampling
 
     temperature = 0.0 if known.greedy else known.temperature
-    texts = generate(
+    generated = generate(
         known.run,
         known.prompt or [""],
         tokens=known.tokens,
@@ -141,8 +142,11 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
         seed=known.seed,
         from_prefix=known.from_prefix,
         save_prefix=known.save_prefix,
+        speculate=known.speculate,
     )
-    print(BETWEEN_TEXTS.join(texts))
+    print(BETWEEN_TEXTS.join(generated.texts))
+    if (drafts := generated.acceptance) is not None:
+        print(f"accepted {drafts.accepted} of {drafts.drafted} drafted tokens ({drafts.rate:.0%})", file=sys.stderr)
     return 0
 
 

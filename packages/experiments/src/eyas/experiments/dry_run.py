@@ -50,8 +50,8 @@ def print_dry_run(run: RunConfig) -> None:
 
 
 def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
-    """Costs of each block over all ranks; equal blocks of a long model share a row. The multi-token-prediction tail, its
-    heads and losses included, has one."""
+    """Costs of each block over all ranks; equal blocks of a long model share a row. The multi-token-prediction tail has
+    one, its heads and losses included."""
     table = Table(title="Blocks", title_justify="left")
     for heading in ("block", "layers", "parameters", "MFLOP / token", "activations MiB", "state KiB"):
         table.add_column(heading, justify="left" if heading == "layers" else "right")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +17,17 @@ from eyas.layers import states
 from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
 from eyas.layers.sampling import Sampling
+from eyas.layers.speculation import Acceptance, speculative
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What `generate` gives."""
+
+    texts: list[str]
+    """A text for each prompt."""
+    acceptance: Acceptance | None = None
+    """How well speculation did."""
 
 
 def generate(
@@ -27,40 +40,55 @@ def generate(
     seed: int = 0,
     from_prefix: Path | None = None,
     save_prefix: Path | None = None,
-) -> list[str]:
+    speculate: bool = False,
+) -> Generated:
     """Each prompt and its continuation by the run's latest checkpoint: up to `tokens` tokens, the document's end, or
     the first of the `stop` texts, which is left out.
 
     `from_prefix` names a saved beginning that every prompt continues (its tokens and the prompt's are cut apart there);
-    `save_prefix` saves the state behind the one prompt.
+    `save_prefix` saves the state behind the one prompt. `speculate` drafts with the model's multi-token-prediction tail
+    and takes one prompt after the other.
     """
-    if tokens < 0:
-        raise ConfigError(f"tokens={tokens} must not be negative")
-    if save_prefix is not None and len(prompts) != 1:
-        raise ConfigError(f"a prefix is the state behind one prompt, and there are {len(prompts)}; give one")
+    check(prompts, tokens, sampling, from_prefix, save_prefix, speculate)
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
     stops = Stops(tokenizer, stop)
+    limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": tokenizer.get_vocab_size()}
     rest = [tokenizer.encode(prompt).ids for prompt in prompts]
+    acceptance = Acceptance() if speculate else None
     with torch.inference_mode():
         prefix = read(model, [END]) if from_prefix is None else states.load(from_prefix, model)
         if save_prefix is not None:
             prefix, rest = read(model, rest[0], prefix), [[]]
             states.save(prefix, save_prefix, model)
-        new = decode(
-            model,
-            prefix,
-            rest,
-            tokens=tokens,
-            sampling=sampling,
-            seed=seed,
-            ends=stops,
-            vocab_size=tokenizer.get_vocab_size(),
-        )
-    return [
+        if acceptance is None:
+            new = decode(model, prefix, rest, sampling=sampling, seed=seed, **limits)
+        else:
+            new = [speculative(model, [END, *prompt], acceptance=acceptance, **limits) for prompt in rest]
+    texts = [
         tokenizer.decode([*prefix.tokens, *prompt]) + stops.cut(continuation)
         for prompt, continuation in zip(rest, new, strict=True)
     ]
+    return Generated(texts, acceptance)
+
+
+def check(
+    prompts: Sequence[str],
+    tokens: int,
+    sampling: Sampling,
+    from_prefix: Path | None,
+    save_prefix: Path | None,
+    speculate: bool,
+) -> None:
+    """Raises ConfigError for options that contradict each other."""
+    if tokens < 0:
+        raise ConfigError(f"tokens={tokens} must not be negative")
+    if save_prefix is not None and len(prompts) != 1:
+        raise ConfigError(f"a prefix is the state behind one prompt, and there are {len(prompts)}; give one")
+    if speculate and not sampling.greedy:
+        raise ConfigError("speculation drafts the likeliest tokens only; add --greedy, or leave out --speculate")
+    if speculate and (from_prefix or save_prefix):
+        raise ConfigError("speculation reads its prompt from the start; leave out prefixes, or --speculate")
 
 
 def load_model(folder: Path) -> HybridLM:

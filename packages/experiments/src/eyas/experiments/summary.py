@@ -29,7 +29,7 @@ def print_summary(folder: Path, run: RunConfig) -> None:
 
         console.print(f"\nSample, continuing {options.prompt!r}:")
         sampling = Sampling(temperature=options.temperature, top_k=options.top_k)
-        (text,) = generate(folder, [options.prompt], tokens=options.tokens, sampling=sampling)
+        (text,) = generate(folder, [options.prompt], tokens=options.tokens, sampling=sampling).texts
         console.print(text, markup=False)
         console.print()
     console.print(f"Run folder: {folder}", soft_wrap=True)
