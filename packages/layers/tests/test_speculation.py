@@ -14,7 +14,7 @@ from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
 from eyas.layers.mtp import ahead
 from eyas.layers.sampling import Sampling
-from eyas.layers.speculation import Acceptance, Drafter, speculative, verified
+from eyas.layers.speculation import Acceptance, Drafter, read_on, speculative
 from eyas.parallel.context import Context
 
 V = 5
@@ -67,7 +67,7 @@ def test_drafts_are_what_the_tail_predicts_of_the_whole_text(model, lengths, see
     drafter, states, read_so_far = Drafter(lm), lm.initial_state(1), 0
     for length in lengths:
         end = read_so_far + length
-        normed_SBD, states, _ = verified(lm, text[read_so_far:end], states, V)
+        normed_SBD, states = read_on(lm, text[read_so_far:end], states)
         drafted = drafter.draft(text[: end + 1], normed_SBD, V)
         for k, token in enumerate(drafted):
             assert predictions(lm, [*text[: end + 1], *drafted[:k]])[k][end - 1] == token

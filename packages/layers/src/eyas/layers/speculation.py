@@ -54,8 +54,7 @@ class Drafter:
             rest_SBD = torch.cat([waiting_SBD[count:], guessed_SBD])
             guessed_SBD, _ = self.run(track, rest_SBD, ahead[count:])
             track.waiting, track.done = waiting_SBD[count:], track.done + count
-            last_SBD = torch.cat([known_SBD, guessed_SBD])[-1:]
-            drafted.append(int(self.model.logits(last_SBD, self.model.context)[0, 0, :vocab_size].argmax()))
+            drafted += likeliest(self.model, torch.cat([known_SBD, guessed_SBD])[-1:], vocab_size)
         return drafted
 
     def run(self, track: Track, h_SBD: Tensor, ahead: Sequence[int]) -> tuple[Tensor, Any]:
@@ -90,18 +89,19 @@ def speculative(
     before it as it was, and the accepted part is read again from there.
     """
     if not model.spec.pattern.tail:
-        raise ConfigError("the model has no multi-token-prediction tail to draft with; train one with one")
+        raise ConfigError("the model has no multi-token-prediction tail to draft with; its pattern needs a depth after '/'")
     drafter, text = Drafter(model), list(prompt)
-    normed_SBD, states, choices = verified(model, text, model.initial_state(1), vocab_size)
-    new = choices[-1:]
+    normed_SBD, states = read_on(model, text, model.initial_state(1))
+    new = likeliest(model, normed_SBD[-1:], vocab_size)
     while not finished(new, tokens, ends):
         draft = drafter.draft([*text, new[-1]], normed_SBD, vocab_size)
         unread = [new[-1], *draft]
         text.append(new[-1])
-        normed_SBD, after, choices = verified(model, unread, states, vocab_size)
+        normed_SBD, after = read_on(model, unread, states)
+        choices = likeliest(model, normed_SBD, vocab_size)
         agreed = next((n for n, token in enumerate(draft) if token != choices[n]), len(draft))
         if agreed < len(draft):
-            _, after, _ = verified(model, unread[: agreed + 1], states, vocab_size)
+            _, after = read_on(model, unread[: agreed + 1], states)
         states, normed_SBD = after, normed_SBD[: agreed + 1]
         text += draft[:agreed]
         acceptance.drafted += len(draft)
@@ -118,9 +118,12 @@ def finished(new: Sequence[int], tokens: int, ends: Ends) -> bool:
     return len(new) >= tokens or ends(new)
 
 
-def verified(model: HybridLM, tokens: Sequence[int], states: Any, vocab_size: int) -> tuple[Tensor, Any, list[int]]:
-    """The main model over some tokens: its normed output (S, 1, D), the states behind them, its choice after each."""
+def read_on(model: HybridLM, tokens: Sequence[int], states: Any) -> tuple[Tensor, Any]:
+    """The main model over some more tokens: its normed output (S, 1, D), and the states behind them."""
     hidden_SBD, states = model.prefill(torch.tensor([tokens], device=model.context.place.device), states)
-    normed_SBD = model.final_norm(hidden_SBD)
-    logits_SBV = model.logits(normed_SBD, model.context)
-    return normed_SBD, states, logits_SBV[:, 0, :vocab_size].argmax(-1).tolist()
+    return model.final_norm(hidden_SBD), states
+
+
+def likeliest(model: HybridLM, normed_SBD: Tensor, vocab_size: int) -> list[int]:
+    """The token that the head finds likeliest after each position of a normed output (S, 1, D)."""
+    return model.logits(normed_SBD, model.context)[:, 0, :vocab_size].argmax(-1).tolist()
