@@ -89,7 +89,7 @@ def speculative(
     before it as it was, and the accepted part is read again from there.
     """
     if not model.spec.pattern.tail:
-        raise ConfigError("the model has no multi-token-prediction tail to draft with; its pattern needs a depth after '/'")
+        raise ConfigError("the model has no multi-token-prediction tail to draft with; its pattern needs a '/'")
     drafter, text = Drafter(model), list(prompt)
     normed_SBD, states = read_on(model, text, model.initial_state(1))
     new = likeliest(model, normed_SBD[-1:], vocab_size)
