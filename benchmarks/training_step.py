@@ -126,12 +126,12 @@ def engine_step(model: HybridLM, batch: dict[str, Tensor]) -> Callable[[], float
         Layout(),
         hidden_size=spec.hidden_size,
         dtype=torch.float32,
-        tied=spec.tie_embeddings,
+        tied=spec.embeds_twice,
         optimizer=OPTIMIZER,
     )
 
     def step() -> float:
-        loss = engine.train_step([batch])
+        loss = engine.train_step([batch])["loss"]
         engine.update(OPTIMIZER.learning_rate, OPTIMIZER.weight_decay)
         return loss
 

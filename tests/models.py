@@ -4,15 +4,16 @@ from typing import Any
 
 
 def falcon_h1(
-    *, heads=4, kv_heads=2, ssm_heads=4, groups=1, norm=True, tied=False, repeat=2, vocab=50
+    *, heads=4, kv_heads=2, ssm_heads=4, groups=1, norm=True, tied=False, repeat=2, vocab=50, depths=0
 ) -> dict[str, Any]:
-    """A Falcon-H1 of a few thousand weights."""
+    """A Falcon-H1 of a few thousand weights, with a tail of some multi-token-prediction depths."""
     return {
         "hidden_size": 16,
         "vocab_size": vocab,
-        "pattern": ["ssm+attn", "ffn"],
+        "pattern": ["ssm+attn", "ffn", *["/", "ssm+attn", "ffn"] * depths],
         "repeat": repeat,
         "tie_embeddings": tied,
+        "mtp_loss_weight": 0.3,
         "mup": "falcon_h1",
         "init_std": 0.05,
         "layers": {

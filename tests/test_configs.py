@@ -2,15 +2,23 @@
 
 import re
 
+import models
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eyas.core import mixer
+from eyas.core.accounting import block_costs
 from eyas.core.errors import ConfigError
+from eyas.core.model import load_model
 from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose, conf_folder
+from eyas.experiments.dry_run import stage_parameters
 from eyas.experiments.run_config import load_run
-from eyas.parallel.layout import processes_here
+from eyas.layers.model import HybridLM, Stage
+from eyas.parallel.layout import Layout, processes_here
+from eyas.parallel.stages import split
 
 CONF = conf_folder()
 LAYERS = [
@@ -71,6 +79,22 @@ def test_sizes_left_open_follow_the_width():
     spec = run_of("model=falcon_h1_7b", "layer@model.layers.ssm=attention").spec
     assert spec.layers["ssm"].num_heads * spec.layers["ssm"].head_dim == spec.hidden_size == 3072
     assert spec.layers["ssm"].num_heads != spec.layers["attn"].num_heads
+
+
+@given(pipeline=st.sampled_from([1, 2, 3]), depths=st.integers(0, 2), tied=st.booleans(), repeated=st.booleans())
+def test_dry_run_counts_the_weights_of_every_stage(pipeline, depths, tied, repeated):
+    spec = load_model(models.falcon_h1(tied=tied, depths=depths) | {"mtp_repeated": repeated and depths > 0})
+    layout, sizes = Layout(pipeline=pipeline), {"sequence_length": 8, "microbatch": 1}
+    for here, blocks in enumerate(split(len(spec.pattern.blocks), pipeline)):
+        stage = HybridLM(spec, stage=Stage(blocks, here == 0, here == pipeline - 1))
+        counted = stage_parameters(spec, layout, here) + sum(block_costs(spec, **sizes)[i].parameters for i in blocks)
+        assert counted == sum(parameter.numel() for parameter in stage.parameters())
+
+
+def test_dry_run_shows_the_tail(capsys):
+    assert main(["train", "--dry-run", "model=falcon_h1_tiny_mtp"]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "│  tail │" in line)
+    assert "attn, ffn" in row
 
 
 def test_dry_run_counts_seven_billion_weights_and_allocates_none(monkeypatch, capsys):

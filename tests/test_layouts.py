@@ -38,6 +38,9 @@ def models(draw):
         vocab=draw(st.sampled_from([48, 50, 51])),
     )
     model["pattern"] = draw(st.sampled_from([["ssm+attn", "ffn"], ["ssm+attn+ffn", "ssm"], ["ssm", "attn", "ffn"]]))
+    tail = draw(st.sampled_from([[], ["/", "attn", "ffn"], ["/", "ssm+attn", "/", "ssm+attn"]]))
+    model["pattern"] = model["pattern"] + tail
+    model["mtp_repeated"] = bool(tail) and draw(st.booleans())
     model["layers"]["ssm"]["norm_before_gate"] = draw(st.booleans())
     model["layers"]["attn"]["window"] = draw(st.sampled_from([None, 3]))
     model["layers"]["attn"]["sinks"] = draw(st.booleans())
@@ -82,6 +85,11 @@ def test_shared_blocks_may_all_stand_on_the_first_stage():
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
 def test_every_mixer_is_the_same_under_tensor_parallelism(mixer, layout):
     assert_layout_changes_nothing(holding(mixer), layout, documents=True)
+
+
+@pytest.mark.parametrize("kind", ["tensor and sequence", "pipeline", "tensor and pipeline", "tensor and data"])
+def test_predicting_further_tokens_is_the_same_under_every_kind_of_layout(kind):
+    assert_layout_changes_nothing(falcon_h1(depths=2), FIXED[kind], documents=True)
 
 
 @given(models(), layouts(), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.1]), st.integers(0, 1000))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from eyas.experiments.cli import BETWEEN_TEXTS, main
 
 SMALL = (
     "model.mup=null", "model.hidden_size=32", "model.repeat=1",
@@ -165,6 +168,50 @@ def test_a_trained_run_continues_a_text(place, one_process):
     assert process.returncode == 0, err
     assert err == ""
     assert out.startswith("word1 ")
+
+
+@pytest.fixture
+def generated(one_process, capsys):
+    """Runs `eyas generate` with the likeliest tokens; returns the texts."""
+
+    def run(*arguments):
+        assert main(["generate", str(one_process), "--greedy", "--tokens", "8", *arguments]) == 0
+        return capsys.readouterr().out.removesuffix("\n").split(BETWEEN_TEXTS)
+
+    return run
+
+
+def test_texts_are_generated_together_as_alone(generated):
+    prompts = ["word1 ", "word2 word2 word3 ", ""]
+    together = generated(*(word for prompt in prompts for word in ("--prompt", prompt)))
+    assert together == [text for prompt in prompts for text in generated("--prompt", prompt)]
+    stop = together[0].removeprefix(prompts[0])[2:4]
+    (cut,) = generated("--prompt", prompts[0], "--stop", stop)
+    assert cut == prompts[0] + together[0].removeprefix(prompts[0]).partition(stop)[0]
+
+
+def test_a_kept_prefix_continues_as_the_text_did(generated, tmp_path):
+    whole = generated("--prompt", "word1 word2", "--save-prefix", str(tmp_path / "kept"))
+    assert generated("--from-prefix", str(tmp_path / "kept")) == whole
+    first, second = generated("--from-prefix", str(tmp_path / "kept"), "--prompt", "", "--prompt", " word3")
+    assert [first] == whole
+    assert second.startswith("word1 word2 word3")
+
+
+def test_a_run_that_predicts_further_tokens_reports_them_and_speculates(place, capsys):
+    depths = ["model.pattern=[ssm+attn,ffn,/,attn,ffn,/,attn,ffn]", "model.mtp_repeated=true", "layout.pipeline=2"]
+    folder = train(place, "further", *depths, "trainer.max_steps=4", "trainer.checkpoint_interval=null")
+    with (folder / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert all(float(row["train/mtp_loss"]) > 0 for row in rows)
+    assert json.loads((folder / "metrics.json").read_text())["tail_parameters"] > 0
+    said = []
+    for options in ([], ["--speculate"]):
+        assert main(["generate", str(folder), "--greedy", "--tokens", "12", "--prompt", "word1 ", *options]) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out
+    assert said[0].err == ""
+    assert re.search(r"^accepted \d+ of \d+ drafted tokens \(\d+%\)$", said[1].err, re.MULTILINE)
 
 
 def test_torchrun_may_start_the_ranks(place, one_process):

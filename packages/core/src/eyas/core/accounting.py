@@ -58,7 +58,8 @@ def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
 
 
 def parameters(spec: ModelSpec) -> int:
-    """Weights of the whole model, padding not counted."""
+    """Weights of the whole model, padding not counted; without its multi-token-prediction tail, as counts are
+    published."""
     rows = spec.vocab_size * (1 if spec.tie_embeddings else 2) + spec.meta_tokens
     return (rows + 1) * spec.hidden_size + sum(new_parameters(spec))
 
@@ -75,8 +76,17 @@ def active_parameters(spec: ModelSpec) -> int:
     return parameters(spec) - idle - unread
 
 
+def tail_parameters(spec: ModelSpec, tensor: int = 1) -> int:
+    """Weights of the multi-token-prediction tail on one of `tensor` ranks. Each depth that is not a repetition has
+    three norms, the matrix that joins embedding and hidden, and its blocks."""
+    d = spec.hidden_size
+    blocks = sum(block_parameters(spec, block, tensor) for depth in spec.tail for block in depth)
+    return len(spec.tail) * (3 * d + 2 * d * d) + blocks
+
+
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
-    """Forward FLOPs per token; causal attention is counted as half the square, a multiply-add as two."""
+    """Forward FLOPs per token, without the multi-token-prediction tail; causal attention is counted as half the square,
+    a multiply-add as two."""
     blocks = sum(block_flops(spec, block, sequence_length, convention) for block in spec.blocks)
     return blocks + 2.0 * spec.hidden_size * spec.vocab_size
 
@@ -88,9 +98,17 @@ def block_flops(spec: ModelSpec, block: BlockSpec, sequence_length: int, convent
     return (mixers + 2.0 * place_parameters(spec, block)) * (length / sequence_length)
 
 
+def tail_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
+    """Forward FLOPs per token of the multi-token-prediction tail: every depth has its blocks and the head again."""
+    d = spec.hidden_size
+    blocks = sum(block_flops(spec, block, sequence_length, convention) for depth in spec.depths for block in depth)
+    return blocks + len(spec.depths) * (4.0 * d * d + 2.0 * d * spec.vocab_size)
+
+
 def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
-    """Training FLOPs per token: the backward pass costs two forward passes; recomputation is not counted."""
-    return 3 * forward_flops(spec, sequence_length, convention)
+    """Training FLOPs per token, with the multi-token-prediction tail: the backward pass costs two forward passes;
+    recomputation is not counted."""
+    return 3 * (forward_flops(spec, sequence_length, convention) + tail_flops(spec, sequence_length, convention))
 
 
 def state_bytes(spec: ModelSpec, sequence_length: int, element: int = 2) -> int:
@@ -163,6 +181,34 @@ def loss_bytes(
     all_tokens = (sequence_length + spec.meta_tokens) * microbatch
     own = norm_bytes(spec.hidden_size, all_tokens, tensor if sequence else 1, element)
     return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
+
+
+def tail_bytes(
+    spec: ModelSpec,
+    *,
+    sequence_length: int,
+    microbatch: int,
+    tensor: int = 1,
+    sequence: bool = False,
+    element: int = 4,
+) -> float:
+    """What the multi-token-prediction tail keeps for the backward pass. Each depth: its tokens, what two norms keep
+    beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
+    where the norm need not widen it and no gathered copy is what the head reads."""
+    d, tokens, wide = spec.hidden_size, sequence_length * microbatch, max(element, 4)
+    shares = tensor if sequence else 1
+    starts_anew = element < wide or shares > 1
+    norms = d * (wide + starts_anew * wide + 2 * element) + 2 * wide
+    joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
+    loss = loss_bytes(
+        spec, sequence_length=sequence_length, microbatch=microbatch, tensor=tensor, sequence=sequence, element=element
+    )
+    blocks = sum(
+        block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element)
+        for depth in spec.depths
+        for block in depth
+    )
+    return len(spec.depths) * (joined + loss) + blocks
 
 
 def norm_bytes(width: int, tokens: int, shares: int, element: int) -> float:

@@ -112,10 +112,15 @@ def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
             )
 
 
+def plain_block(layers: tuple[str, ...]) -> BlockSpec:
+    """The block of these layers side by side, without options."""
+    return BlockSpec(layers, BlockConfig(layers="+".join(layers)))
+
+
 def _block(item: tuple[str, ...], blocks: Mapping[str, BlockConfig]) -> BlockSpec:
     named = [name for name in item if name in blocks]
     if not named:
-        return BlockSpec(item, BlockConfig(layers="+".join(item)))
+        return plain_block(item)
     if len(item) > 1:
         raise ConfigError(f"pattern: {'+'.join(item)}: {named[0]!r} is a whole block and stands by itself")
     options = blocks[named[0]]

@@ -135,12 +135,23 @@ class Mixer(nn.Module):
         return {}
 
     def initial_state(self, batch: int) -> Any:
-        """Decoding state before the first token, for `batch` sequences."""
+        """Decoding state before the first token, for `batch` sequences: tensors and numbers in tuples, lists and dicts.
+        Every tensor has one dimension that runs over the sequences."""
         raise NotImplementedError(f"{self.config.kind} does not decode step by step")
 
     def step(self, x_BD: Tensor, state: Any, context: MixerContext) -> tuple[Tensor, Any]:
-        """One token: x (B, D) and the state so far to the output (B, D) and the next state; equal to `forward`."""
+        """One token: x (B, D) and the state so far to the output (B, D) and the next state; equal to `forward`. The
+        state that it was given stays as it is, so that a text can be continued in several ways."""
         raise NotImplementedError(f"{self.config.kind} does not decode step by step")
+
+    def prefill(self, x_SBD: Tensor, state: Any, context: MixerContext) -> tuple[Tensor, Any]:
+        """Several tokens: x (S, B, D) and the state so far to the outputs (S, B, D) and the next state. Step by step,
+        unless a mixer knows how to do it in one pass."""
+        outputs = []
+        for x_BD in x_SBD:
+            y_BD, state = self.step(x_BD, state, context)
+            outputs.append(y_BD)
+        return torch.stack(outputs), state
 
     def bias_after_sum(self) -> Tensor | None:
         """What is added once to the sum over the ranks, (D,): the declared `output_bias`, if there is one."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eyas.core.arrangement import arrange, fitted
+from eyas.core.arrangement import arrange, fitted, plain_block
 from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig, configured
@@ -40,6 +40,10 @@ class ModelConfig:
     meta_tokens: int = 0
     """Learned vectors in front of every sequence, seen by all its tokens; they have no loss (Hymba)."""
     init_std: float = 0.02
+    mtp_loss_weight: float = 0.1
+    """Weight of the multi-token-prediction loss, the mean over the depths that follow `/` in the pattern."""
+    mtp_repeated: bool = False
+    """Whether all those depths are one, applied again and again; they must be alike."""
     mup: str | None = None
     """Law that gives every multiplier that is not set: falcon_h1, or null for none."""
     embedding_multiplier: float | None = None
@@ -51,8 +55,9 @@ class ModelConfig:
         for name in ("hidden_size", "vocab_size", "repeat"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.meta_tokens < 0:
-            raise ConfigError(f"meta_tokens={self.meta_tokens} must not be negative")
+        for name in ("meta_tokens", "mtp_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
         if self.mup is not None:
             mup_law(self.mup)
 
@@ -67,13 +72,27 @@ class ModelSpec:
     layers: dict[str, MixerConfig]
     pattern: Pattern
     blocks: tuple[BlockSpec, ...]
-    """The pattern's blocks with their options; what stands in its tail has none."""
+    """The pattern's blocks with their options."""
+    depths: tuple[tuple[BlockSpec, ...], ...]
+    """The blocks of each depth of the multi-token-prediction tail, which have no options."""
     norm_epsilon: float
     tie_embeddings: bool
     meta_tokens: int
     init_std: float
+    mtp_loss_weight: float
+    mtp_repeated: bool
     embedding_multiplier: float
     lm_head_multiplier: float
+
+    @property
+    def tail(self) -> tuple[tuple[BlockSpec, ...], ...]:
+        """The depths that have weights of their own."""
+        return self.depths[:1] if self.mtp_repeated else self.depths
+
+    @property
+    def embeds_twice(self) -> bool:
+        """Whether the last pipeline stage needs the embedding too: as its head, or to predict further tokens."""
+        return self.tie_embeddings or bool(self.depths)
 
 
 def load_model(data: Mapping[str, Any], path: str = "model") -> ModelSpec:
@@ -90,6 +109,7 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     symbols = {name: mixer(layer.kind).symbol for name, layer in layers.items()}
     named = dict.fromkeys(config.blocks)
     pattern = parse_pattern(config.pattern, {**symbols, **named}, config.repeat)
+    check_tail(pattern, config, path)
     embedding, head = 1.0, 1.0
     if config.mup is not None:
         law = mup_law(config.mup)
@@ -108,13 +128,28 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         layers=layers,
         pattern=pattern,
         blocks=blocks,
+        depths=tuple(tuple(map(plain_block, depth)) for depth in pattern.tail),
         norm_epsilon=config.norm_epsilon,
         tie_embeddings=config.tie_embeddings,
         meta_tokens=config.meta_tokens,
         init_std=config.init_std,
+        mtp_loss_weight=config.mtp_loss_weight,
+        mtp_repeated=config.mtp_repeated,
         embedding_multiplier=configured(config.embedding_multiplier, embedding),
         lm_head_multiplier=configured(config.lm_head_multiplier, head),
     )
+
+
+def check_tail(pattern: Pattern, config: ModelConfig, path: str) -> None:
+    """Raises ConfigError for a multi-token-prediction tail that cannot be."""
+    if config.mtp_repeated and len(set(pattern.tail)) != 1:
+        found = "depths that differ" if pattern.tail else "no depths"
+        raise ConfigError(
+            f"{path}.mtp_repeated=true, but the pattern {pattern} has {found} after '/'; "
+            "write each depth alike, or leave it out"
+        )
+    if pattern.tail and config.meta_tokens:
+        raise ConfigError(f"{path}.meta_tokens={config.meta_tokens} cannot stand before a pattern with '/'; drop one")
 
 
 def load_layer(options: Mapping[str, Any] | None, path: str, hidden_size: int | None = None) -> MixerConfig:

@@ -5,23 +5,32 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eyas.core.errors import EyasError
 from eyas.experiments.run_logger import RunLogger
 
 LINES = 20
 """Lines that a run prints where the output is no terminal."""
 
 
+class Output(Console):
+    """The output of a worker, which is the terminal's or a pipe."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Ends the run as other tools end, but not without a word: rich would exit with code 1, like a failure."""
+        raise EyasError("nobody reads the output any longer")
+
+
 class ProgressLine(Callback):
     """A bar with loss, tokens per second and memory on a terminal; else a line now and then. On rank 0 alone."""
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stdout, highlight=False)
+        self.console = Output(file=sys.stdout, highlight=False)
         self.bar: Progress | None = None
         self.task: Any = None
         self.validation = ""

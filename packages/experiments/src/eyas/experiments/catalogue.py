@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eyas.core.accounting import parameters, state_bytes, training_flops
+from eyas.core.accounting import parameters, state_bytes, tail_parameters, training_flops
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.registry import mixers
 from eyas.core.schema import dump
@@ -79,6 +79,7 @@ def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
         "name": name,
         "pattern": str(spec.pattern),
         "parameters": parameters(spec),
+        "tail_parameters": tail_parameters(spec),
         "training_flops_per_token": {
             convention: training_flops(spec, SEQUENCE, convention) for convention in ("exact", "megatron")
         },

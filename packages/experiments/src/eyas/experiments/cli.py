@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +24,26 @@ Options are Hydra overrides; those most used:
   -m seed=1,2,3 layout.tensor=1,2    a multirun over all combinations
   --cfg job                          print what would run
 """
+BETWEEN_TEXTS = "\n---\n"
+"""Stands between the texts of several prompts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 2 for input that cannot be honoured, 1 for a run that failed."""
+    """Runs one command and returns its exit code: 2 for input that cannot be honoured, 1 for a run that failed. Where
+    nobody reads the output any longer (`| head`) it ends without a word, with the code that the shell gives to others.
+    """
+    try:
+        try:
+            return run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return 128 + signal.SIGPIPE
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Runs one command; what cannot be honoured is one line on the error stream."""
     parser = build_parser()
     known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
     unknown = [argument for argument in rest if known.command != "train" or argument.startswith("-")]
@@ -68,13 +86,20 @@ def build_parser() -> argparse.ArgumentParser:
     resume = command("resume", "go on from a run's latest checkpoint")
     resume.add_argument("run", type=Path, help="run folder")
     resume.add_argument("overrides", nargs="*", help="changes of layout, trainer or sample, such as layout.tensor=2")
-    generate = command("generate", "continue a text with a trained model")
+    generate = command("generate", "continue texts with a trained model")
     generate.add_argument("run", type=Path, help="run folder")
-    generate.add_argument("--prompt", default="", help="text to continue")
+    generate.add_argument("--prompt", action="append", help="text to continue; give several for one each")
     generate.add_argument("--tokens", type=int, default=200, help="tokens to add at most")
-    generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
+    how = generate.add_mutually_exclusive_group()
+    how.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
+    how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     generate.add_argument("--top-k", type=int, default=50, help="draw among the likeliest k")
+    generate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest of this probability")
+    generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
     generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--speculate", action="store_true", help="draft with the tail of the pattern; needs --greedy")
+    generate.add_argument("--save-prefix", type=Path, metavar="FILE", help="keep the state behind the prompt")
+    generate.add_argument("--from-prefix", type=Path, metavar="FILE", help="continue a state that was kept")
     results = command("results", "table of a run or a multirun")
     results.add_argument("directory", type=Path, help="run folder, or a folder of runs")
     results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
@@ -109,17 +134,23 @@ def run_resume(known: argparse.Namespace, rest: list[str]) -> int:
 
 def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.generate import generate
+    from eyas.layers.sampling import Sampling
 
-    print(
-        generate(
-            known.run,
-            known.prompt,
-            tokens=known.tokens,
-            temperature=known.temperature,
-            top_k=known.top_k,
-            seed=known.seed,
-        )
+    temperature = 0.0 if known.greedy else known.temperature
+    generated = generate(
+        known.run,
+        known.prompt or [""],
+        tokens=known.tokens,
+        sampling=Sampling(temperature=temperature, top_k=known.top_k, top_p=known.top_p),
+        stop=known.stop,
+        seed=known.seed,
+        from_prefix=known.from_prefix,
+        save_prefix=known.save_prefix,
+        speculate=known.speculate,
     )
+    print(BETWEEN_TEXTS.join(generated.texts))
+    if (drafts := generated.acceptance) is not None:
+        print(f"accepted {drafts.accepted} of {drafts.drafted} drafted tokens ({drafts.rate:.0%})", file=sys.stderr)
     return 0
 
 

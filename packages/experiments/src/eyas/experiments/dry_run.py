@@ -7,7 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eyas.core.accounting import block_costs, loss_bytes, parameters, state_bytes, training_flops, vocabulary_rows
+from eyas.core.accounting import (
+    block_costs,
+    loss_bytes,
+    parameters,
+    state_bytes,
+    tail_bytes,
+    tail_flops,
+    tail_parameters,
+    training_flops,
+    vocabulary_rows,
+)
 from eyas.core.model import ModelSpec
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.layout import Layout
@@ -40,16 +50,18 @@ def print_dry_run(run: RunConfig) -> None:
 
 
 def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
-    """Costs of each block over all ranks; equal blocks of a long model share a row."""
+    """Costs of each block over all ranks; equal blocks of a long model share a row. The multi-token-prediction tail has
+    one, its heads and losses included."""
     table = Table(title="Blocks", title_justify="left")
     for heading in ("block", "layers", "parameters", "MFLOP / token", "activations MiB", "state KiB"):
         table.add_column(heading, justify="left" if heading == "layers" else "right")
-    costs = block_costs(
-        spec,
-        sequence_length=run.data.sequence_length,
-        microbatch=run.trainer.microbatch,
-        element=ELEMENT[run.trainer.precision],
-    )
+    length = run.data.sequence_length
+    sizes: dict[str, Any] = {
+        "sequence_length": length,
+        "microbatch": run.trainer.microbatch,
+        "element": ELEMENT[run.trainer.precision],
+    }
+    costs = block_costs(spec, **sizes)
     rows: dict[tuple[str, ...], list[int]] = {}
     for cost in costs:
         key = (*cost.layers, str(cost.parameters if len(costs) > FOLDED else cost.index))
@@ -63,6 +75,14 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
             f"{cost.forward_flops / 1e6:,.3f}",
             f"{cost.activation_bytes / 2**20:,.1f}",
             f"{cost.state_bytes / 2**10:,.1f}",
+        )
+    if spec.pattern.tail:
+        table.add_row(
+            "tail",
+            " / ".join(", ".join(" + ".join(block) for block in depth) for depth in spec.pattern.tail),
+            f"{tail_parameters(spec):,}",
+            f"{tail_flops(spec, length) / 1e6:,.3f}",
+            f"{tail_bytes(spec, **sizes) / 2**20:,.1f}",
         )
     return table
 
@@ -86,7 +106,7 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     for stage, blocks in enumerate(stages):
         weights = stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in blocks)
         in_flight = min(layout.pipeline - stage, microbatches)
-        behind = loss_bytes(spec, **sizes) if stage == layout.pipeline - 1 else 0.0
+        behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes) if stage == layout.pipeline - 1 else 0.0
         kept = in_flight * (behind + sum(costs[index].activation_bytes for index in blocks))
         table.add_row(
             str(stage),
@@ -99,12 +119,15 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
 
 
 def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
-    """Weights of a stage's rank outside its blocks: embedding, meta tokens, final norm, head."""
+    """Weights of a stage's rank outside its blocks: embedding, meta tokens, final norm, head, multi-token-prediction
+    tail."""
     matrix = vocabulary_rows(spec, layout.tensor) * spec.hidden_size
     first, last = stage == 0, stage == layout.pipeline - 1
-    head = last and not (spec.tie_embeddings and first)
-    rows = int(last) + (spec.meta_tokens if first else 0)
-    return matrix * (int(first) + int(head)) + rows * spec.hidden_size
+    embedding = first or (last and spec.embeds_twice)
+    head = last and not spec.tie_embeddings
+    behind = spec.hidden_size + tail_parameters(spec, layout.tensor) if last else 0
+    meta = spec.meta_tokens * spec.hidden_size if first else 0
+    return matrix * (int(embedding) + int(head)) + meta + behind
 
 
 def bytes_per_weight(layout: Layout, element: int) -> float:

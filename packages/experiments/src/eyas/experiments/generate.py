@@ -2,44 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from eyas.core.errors import CheckpointError
+from eyas.core.errors import CheckpointError, ConfigError
 from eyas.experiments import run_folder
-from eyas.experiments.run_config import SampleConfig
+from eyas.experiments.stops import END, Stops
 from eyas.experiments.tokenizer import load_tokenizer
+from eyas.layers import states
+from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
+from eyas.layers.sampling import Sampling
+from eyas.layers.speculation import Acceptance, speculative
 
-END = 0
-"""The token that ends a document."""
+
+@dataclass(frozen=True)
+class Generated:
+    """What `generate` gives."""
+
+    texts: list[str]
+    """A text for each prompt."""
+    acceptance: Acceptance | None = None
+    """How well speculation did."""
 
 
 def generate(
-    folder: Path, prompt: str, *, tokens: int, temperature: float = 0.8, top_k: int | None = 50, seed: int = 0
-) -> str:
-    """The prompt and its continuation by the run's latest checkpoint, up to `tokens` tokens or the document's end.
+    folder: Path,
+    prompts: Sequence[str],
+    *,
+    tokens: int,
+    sampling: Sampling,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    from_prefix: Path | None = None,
+    save_prefix: Path | None = None,
+    speculate: bool = False,
+) -> Generated:
+    """Each prompt and its continuation by the run's latest checkpoint: up to `tokens` tokens, the document's end, or
+    the first of the `stop` texts, which is left out.
 
-    temperature 0 takes the likeliest token; `top_k` draws among the likeliest k.
+    `from_prefix` names a saved beginning that every prompt continues (its tokens and the prompt's are cut apart there);
+    `save_prefix` saves the state behind the one prompt. `speculate` drafts with the model's multi-token-prediction tail
+    and takes one prompt after the other.
     """
-    SampleConfig(tokens=tokens, temperature=temperature, top_k=top_k)  # refuses what cannot be drawn
+    check(prompts, tokens, sampling, from_prefix, save_prefix, speculate)
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
-    ids = tokenizer.encode(prompt).ids
-    random = torch.Generator().manual_seed(seed)
+    stops = Stops(tokenizer, stop)
+    limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": tokenizer.get_vocab_size()}
+    rest = [tokenizer.encode(prompt).ids for prompt in prompts]
+    acceptance = Acceptance() if speculate else None
     with torch.inference_mode():
-        states = model.initial_state(1)
-        for token in [END, *ids]:
-            logits, states = model.step(torch.tensor([token]), states)
-        for _ in range(tokens):
-            token = pick(logits[0, : tokenizer.get_vocab_size()], temperature, top_k, random)
-            if token == END:
-                break
-            ids.append(token)
-            logits, states = model.step(torch.tensor([token]), states)
-    return tokenizer.decode(ids)
+        prefix = read(model, [END]) if from_prefix is None else states.load(from_prefix, model)
+        if save_prefix is not None:
+            prefix, rest = read(model, rest[0], prefix), [[]]
+            states.save(prefix, save_prefix, model)
+        if acceptance is None:
+            new = decode(model, prefix, rest, sampling=sampling, seed=seed, **limits)
+        else:
+            new = [speculative(model, [END, *prompt], acceptance=acceptance, **limits) for prompt in rest]
+    texts = [
+        tokenizer.decode([*prefix.tokens, *prompt]) + stops.cut(continuation)
+        for prompt, continuation in zip(rest, new, strict=True)
+    ]
+    return Generated(texts, acceptance)
+
+
+def check(
+    prompts: Sequence[str],
+    tokens: int,
+    sampling: Sampling,
+    from_prefix: Path | None,
+    save_prefix: Path | None,
+    speculate: bool,
+) -> None:
+    """Raises ConfigError for options that contradict each other."""
+    if tokens < 0:
+        raise ConfigError(f"tokens={tokens} must not be negative")
+    if save_prefix is not None and len(prompts) != 1:
+        raise ConfigError(f"a prefix is the state behind one prompt, and there are {len(prompts)}; give one")
+    if speculate and not sampling.greedy:
+        raise ConfigError("speculation drafts the likeliest tokens only; add --greedy, or leave out --speculate")
+    if speculate and (from_prefix or save_prefix):
+        raise ConfigError("speculation reads its prompt from the start; leave out prefixes, or --speculate")
 
 
 def load_model(folder: Path) -> HybridLM:
@@ -60,12 +109,3 @@ def load_model(folder: Path) -> HybridLM:
         state = checkpoint.load({"model": checkpoint.sharded_weights(model, Layout())}, latest)
     model.load_state_dict(state["model"])
     return model.eval()
-
-
-def pick(logits_V: Tensor, temperature: float, top_k: int | None, random: torch.Generator) -> int:
-    """One token by its logits."""
-    if temperature == 0:
-        return int(logits_V.argmax())
-    if top_k is not None and top_k < len(logits_V):
-        logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], float("-inf"))
-    return int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=random))

@@ -49,8 +49,9 @@ class TrainingModule(LightningModule):
             self.run.layout,
             hidden_size=self.spec.hidden_size,
             dtype=self.dtype_,
-            tied=self.spec.tie_embeddings,
+            tied=self.spec.embeds_twice,
             meta_tokens=self.spec.meta_tokens,
+            losses=self.model.losses,
             optimizer=self.run.optimizer if fitting else None,
         )
         return self.engine
@@ -61,7 +62,7 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.engine is not None
         started = time.perf_counter()
-        loss = self.engine.train_step(self.microbatches(batch))
+        losses = self.engine.train_step(self.microbatches(batch))
         step, steps, schedule = self.global_step, self.run.trainer.max_steps, self.run.schedule
         optimizer: Any = self.optimizers()
         optimizer.optimizer.values = (
@@ -73,7 +74,7 @@ class TrainingModule(LightningModule):
         seconds = time.perf_counter() - started
         tokens = self.run.trainer.global_batch * self.run.data.sequence_length
         metrics = {
-            "train/loss": loss,
+            **{f"train/{name}": loss for name, loss in losses.items()},
             "grad_norm": grad_norm,
             "skipped": 0.0 if updated else 1.0,
             "learning_rate": optimizer.optimizer.values[0],

@@ -132,10 +132,6 @@ def check(run: RunConfig) -> None:
                 "choose another mixer or data.isolate_documents=false"
             )
     stages_of(spec, layout.pipeline)
-    if spec.pattern.tail:
-        raise ConfigError(
-            "model.pattern has a multi-token-prediction tail after '/', which is not supported yet; leave it out"
-        )
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "

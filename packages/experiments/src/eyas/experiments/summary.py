@@ -25,11 +25,11 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     options = run.sample
     if options.prompt is not None:
         from eyas.experiments.generate import generate
+        from eyas.layers.sampling import Sampling
 
         console.print(f"\nSample, continuing {options.prompt!r}:")
-        text = generate(
-            folder, options.prompt, tokens=options.tokens, temperature=options.temperature, top_k=options.top_k, seed=0
-        )
+        sampling = Sampling(temperature=options.temperature, top_k=options.top_k)
+        (text,) = generate(folder, [options.prompt], tokens=options.tokens, sampling=sampling).texts
         console.print(text, markup=False)
         console.print()
     console.print(f"Run folder: {folder}", soft_wrap=True)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from eyas.core.accounting import parameters, training_flops
+from eyas.core.accounting import parameters, tail_parameters, training_flops
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share, training_batches, validation_batches
@@ -116,6 +116,7 @@ def outcome(
         "tokens_per_second": last.get("tokens_per_second"),
         "memory_gib": last.get("memory_gib"),
         "parameters": parameters(module.spec),
+        "tail_parameters": tail_parameters(module.spec),
         "training_flops_per_token": training_flops(module.spec, run.data.sequence_length),
         "seconds": seconds,
     }

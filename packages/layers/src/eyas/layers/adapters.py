@@ -38,23 +38,31 @@ def forward_with(weights: Weights, mixer: Mixer, x_SBD: Tensor, context: MixerCo
     return functional_call(mixer, dict(weights), (x_SBD, context)) if weights else mixer(x_SBD, context)
 
 
-def step_with(
-    weights: Weights, mixer: Mixer, x_BD: Tensor, state: object, context: MixerContext
+def further_with(
+    weights: Weights, mixer: Mixer, x_SBD: Tensor, state: object, context: MixerContext
 ) -> tuple[Tensor, object]:
-    """The mixer's step with some of its weights replaced."""
+    """The mixer's output for further tokens (S, B, D) and its next state, with some of its weights replaced."""
     if not weights:
-        return mixer.step(x_BD, state, context)
+        return further(mixer, x_SBD, state, context)
     named = {f"mixer.{name}": weight for name, weight in weights.items()}
-    result: tuple[Tensor, object] = functional_call(_Step(mixer), named, (x_BD, state, context))
+    result: tuple[Tensor, object] = functional_call(_Further(mixer), named, (x_SBD, state, context))
     return result
 
 
-class _Step(nn.Module):
-    """A mixer whose call is its step; replacing weights works through a module's call alone."""
+def further(mixer: Mixer, x_SBD: Tensor, state: object, context: MixerContext) -> tuple[Tensor, object]:
+    """One token by `step`, which needs no chunks or masks; several in one pass."""
+    if x_SBD.shape[0] > 1:
+        return mixer.prefill(x_SBD, state, context)
+    y_BD, state = mixer.step(x_SBD[0], state, context)
+    return y_BD[None], state
+
+
+class _Further(nn.Module):
+    """A mixer whose call is `further`; replacing weights works through a module's call alone."""
 
     def __init__(self, mixer: Mixer) -> None:
         super().__init__()
         self.mixer = mixer
 
     def forward(self, *arguments: Any) -> tuple[Tensor, object]:
-        return self.mixer.step(*arguments)
+        return further(self.mixer, *arguments)

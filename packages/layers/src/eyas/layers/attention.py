@@ -226,14 +226,19 @@ class Attention(Mixer):
         return empty, empty, 0
 
     def step(self, x_BD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
+        y_SBD, state = self.prefill(x_BD[None], state, context)
+        return y_SBD[0], state
+
+    def prefill(self, x_SBD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
         keys, values, seen = state
-        q, k, v = self.project(x_BD[None], first=seen)
+        q, k, v = self.project(x_SBD, first=seen)
         keys, values = torch.cat([keys, k]), torch.cat([values, v])
-        if self.config.window is not None:
-            first = self.config.sink_tokens or 0
-            keys, values = (through_window(kept, self.config.window, first) for kept in (keys, values))
-        y = self.attend(q, keys, values, torch.ones(1, keys.shape[0], dtype=torch.bool, device=x_BD.device))
-        return self.output(y)[0], (keys, values, seen + 1)
+        c, first = self.config, self.config.sink_tokens or 0
+        mask = visible(keys.shape[0], c.window, first, None, x_SBD.device, queries=x_SBD.shape[0])
+        y_SBHP = self.attend(q, keys, values, mask)
+        if c.window is not None:
+            keys, values = (through_window(kept, c.window, first) for kept in (keys, values))
+        return self.output(y_SBHP), (keys, values, seen + x_SBD.shape[0])
 
 
 def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -270,13 +275,19 @@ def through_window(kept_SBKP: Tensor, window: int, sinks: int) -> Tensor:
 
 
 def visible(
-    length: int, window: int | None, sinks: int, documents_SB: Tensor | None, device: torch.device
+    length: int,
+    window: int | None,
+    sinks: int,
+    documents_SB: Tensor | None,
+    device: torch.device,
+    queries: int | None = None,
 ) -> Tensor | None:
-    """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention."""
-    if documents_SB is None and (window is None or window >= length):
+    """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention. With `queries`
+    only the last so many tokens ask, in one document."""
+    if documents_SB is None and (window is None or window >= length) and queries in (None, length):
         return None
     position = torch.arange(length, device=device)
-    distance = position[:, None] - position
+    distance = position[length - (queries or length) :, None] - position
     mask = distance >= 0
     if documents_SB is None:
         return mask if window is None else mask & ((distance < window) | (position < sinks))

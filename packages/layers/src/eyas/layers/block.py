@@ -13,7 +13,7 @@ from eyas.core.mixer import Mixer, Placement, empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.registry import mixer
 from eyas.core.weights import Weight, replicated
-from eyas.layers.adapters import forward_with, step_with
+from eyas.layers.adapters import forward_with, further_with
 from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
 from eyas.parallel.context import Context
@@ -55,21 +55,19 @@ class Branches(nn.Module):
         """Decoding state of every branch."""
         return [branch.initial_state(batch) for branch in self.mixers()]
 
-    def mixed_step(
-        self, x_BD: Tensor, states: list[object], context: Context, changed: Changed = NOTHING
+    def mixed_further(
+        self, x_SBD: Tensor, states: list[object], context: Context, changed: Changed = NOTHING
     ) -> tuple[Tensor, list[object]]:
-        """One token: what the block reads, x (B, D), and the branches' states to (B, D) and the next states."""
-        x_BD = self.norm(x_BD)
+        """Further tokens: what the block reads, x (S, B, D), and the branches' states to (S, B, D) and the next."""
+        x_SBD = self.norm(x_SBD)
         complete = {
-            name: branch.on_own_tokens(x_BD[None], context)[0]
-            for name, branch in self.named()
-            if branch.config.owns_tokens
+            name: branch.on_own_tokens(x_SBD, context) for name, branch in self.named() if branch.config.owns_tokens
         }
         after, partials = dict(zip(self.branches, states, strict=True)), {}
         readers = [(name, branch) for name, branch in self.named() if branch.config.sees_sequence]
-        x_BD = context.gather(x_BD) if readers else x_BD
+        x_SBD = context.gather(x_SBD) if readers else x_SBD
         for name, branch in readers:
-            partials[name], after[name] = step_with(changed.get(name, {}), branch, x_BD, after[name], context)
+            partials[name], after[name] = further_with(changed.get(name, {}), branch, x_SBD, after[name], context)
         return self.combine(partials, complete, context), list(after.values())
 
     def combine(self, partials: dict[str, Tensor], complete: dict[str, Tensor], context: Context) -> Tensor:
@@ -109,19 +107,19 @@ class Block(Branches):
         """h: (s, B, D), the residual stream. Returns the same shape."""
         return h_sBD + self.output(h_sBD, context)
 
-    def step(self, h_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
-        """One token: the residual stream (B, D) and the branches' states to the new ones."""
-        y_BD, states = self.step_output(h_BD, states, context)
-        return h_BD + y_BD, states
+    def further(self, h_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """Further tokens: the residual stream (S, B, D) and the branches' states to the new ones."""
+        y_SBD, states = self.further_output(h_SBD, states, context)
+        return h_SBD + y_SBD, states
 
     def output(self, x_sBD: Tensor, context: Context) -> Tensor:
         """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
         return behind(self, self.mixed(x_sBD, context))
 
-    def step_output(self, x_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
-        """One token: what the block writes, (B, D), and the branches' next states."""
-        y_BD, states = self.mixed_step(x_BD, states, context)
-        return behind(self, y_BD), states
+    def further_output(self, x_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """Further tokens: what the block writes, (S, B, D), and the branches' next states."""
+        y_SBD, states = self.mixed_further(x_SBD, states, context)
+        return behind(self, y_SBD), states
 
 
 def total(outputs: list[Tensor]) -> Tensor:

@@ -66,6 +66,12 @@ def conv_step(
     return (F.silu(y) if silu else y).to(x_BC.dtype), window_KBC[1:]
 
 
+def latest(history_KBC: Tensor, x_SBC: Tensor) -> Tensor:
+    """The history behind x: its last K - 1 inputs, of which some may stand in the history before it."""
+    past = history_KBC.shape[0]
+    return torch.cat([history_KBC, x_SBC[max(0, x_SBC.shape[0] - past) :]])[min(past, x_SBC.shape[0]) :]
+
+
 class ShiftedConv(torch.autograd.Function):
     """The convolution as autograd sees it. `number` (K - 1 + S, B) counts the document starts so far."""
 

@@ -18,7 +18,7 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import Axis, Weight, column, replicated, row
-from eyas.layers.conv import causal_conv, conv_step
+from eyas.layers.conv import causal_conv, conv_step, latest
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
@@ -175,23 +175,37 @@ class Mamba2(Mixer):
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         z, x, B, C, dt = self.project(x_SBD)
+        return self.mix(z, {"x": x, "B": B, "C": C}, dt, {}, None, context)[0]
+
+    def mix(
+        self,
+        z: Tensor,
+        inputs: dict[str, Tensor],
+        dt: Tensor,
+        history: dict[str, Tensor],
+        carried_BHPN: Tensor | None,
+        context: MixerContext,
+    ) -> tuple[Tensor, Tensor]:
+        """Convolution, scan and output of projected tokens, behind `history` and the state `carried` by the scan where
+        there are any. Returns (S, B, D), a partial sum, and the state behind the last token."""
         documents = context.documents_SB
         x, B, C = (
-            causal_conv(value, *self.taps(name), documents_SB=documents)
-            for name, value in zip("xBC", (x, B, C), strict=True)
+            causal_conv(inputs[name], *self.taps(name), history_KBC=history.get(name), documents_SB=documents)
+            for name in "xBC"
         )
-        y_SBHP, _ = ssd(
+        y_SBHP, last_BHPN = ssd(
             self.split(x, self.config.head_dim),
             self.time_step(dt),
             self.decay(),
             self.split(B, self.config.state_size),
             self.split(C, self.config.state_size),
             self.D,
+            initial_state_BHPN=carried_BHPN,
             documents_SB=documents,
             kernel=self.config.kernel,
             chunk_size=self.config.chunk_size,
         )
-        return self.output(y_SBHP, z, context)
+        return self.output(y_SBHP, z, context), last_BHPN
 
     def project(self, x: Tensor) -> list[Tensor]:
         """z, x, B, C, dt of this rank's heads and groups, with their multipliers."""
@@ -274,3 +288,10 @@ class Mamba2(Mixer):
             carried,
         )
         return self.output(y_BHP[None], z[None], context)[0], (history, carried)
+
+    def prefill(self, x_SBD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
+        history, carried = state
+        z, x, B, C, dt = self.project(x_SBD)
+        inputs = {"x": x, "B": B, "C": C}
+        y_SBD, carried = self.mix(z, inputs, dt, history, carried, context)
+        return y_SBD, ({name: latest(history[name], inputs[name]) for name in "xBC"}, carried)

@@ -108,3 +108,6 @@ class MLP(Mixer):
 
     def step(self, x_BD: Tensor, state: None, context: MixerContext) -> tuple[Tensor, None]:
         return self(x_BD[None], context)[0], state
+
+    def prefill(self, x_SBD: Tensor, state: None, context: MixerContext) -> tuple[Tensor, None]:
+        return self(x_SBD, context), state

@@ -17,10 +17,15 @@ from eyas.layers.block import Block, Branches
 from eyas.layers.cross_entropy import cross_entropy
 from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
+from eyas.layers.mtp import Tail
 from eyas.layers.norm import RMSNorm
 from eyas.layers.shared import SharedUse
 from eyas.layers.streams import Streams
 from eyas.parallel.context import Context
+from eyas.parallel.losses import LOSS, Losses
+
+MTP_LOSS = "mtp_loss"
+"""The mean over the depths of the multi-token-prediction loss, before its weight."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class HybridLM(nn.Module):
         self.context = context or Context()
         self.stage = stage or Stage.whole(spec)
         place = self.context.place
-        if self.stage.first or (self.stage.last and spec.tie_embeddings):
+        if self.stage.first or (self.stage.last and spec.embeds_twice):
             self.embedding = Vocabulary(spec, place)
         if self.stage.first and spec.meta_tokens:
             self.meta_tokens = empty_parameter(replicated(spec.meta_tokens, spec.hidden_size), place)
@@ -58,6 +63,8 @@ class HybridLM(nn.Module):
             self.final_norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
             if not spec.tie_embeddings:
                 self.head = Vocabulary(spec, place)
+            if spec.depths:
+                self.mtp = Tail(spec, place)
 
     def placed(self, block: BlockSpec) -> Block | SharedUse:
         """The module of one block; its weights stand under `shared` where other places use them too."""
@@ -78,54 +85,68 @@ class HybridLM(nn.Module):
         labels_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
         hidden_sBD: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor | Losses:
         """One microbatch through this stage.
 
         tokens, labels, documents: (B, S); hidden: (s, B, D), what the previous stage sent. Returns hidden (s, B, D) for
         the next stage; from the last one the loss of each token (S, B), or without labels this rank's logits (S, B, V).
+        With a multi-token-prediction tail there are several losses.
         """
         if documents_BS is not None and self.spec.meta_tokens:
             raise ConfigError("meta tokens stand in front of a row, not of each of its packed documents")
         context = replace(self.context, documents_SB=None if documents_BS is None else documents_BS.t())
         if self.stage.first:
-            hidden_sBD = self.embed(tokens_BS, context)
+            hidden_sBD = self.embed(tokens_BS, context, self.meta_tokens if self.spec.meta_tokens else None)
         assert hidden_sBD is not None
         streams = Streams.begin(hidden_sBD)
         for block in self.placed_blocks():
             streams = streams.write(block.options, block.output(streams.read(block.options), context))
         if not self.stage.last:
             return streams.residual
-        logits_SBV = self.predict(streams.residual, context)
+        normed_sBD = self.final_norm(streams.residual)
         if labels_BS is None:
-            return logits_SBV
-        return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
+            return self.logits(normed_sBD, context, skip=self.spec.meta_tokens)
+        loss_SB = self.loss(normed_sBD, labels_BS, context)
+        if not self.spec.depths:
+            return loss_SB
+        further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context)
+        total_SB = loss_SB + self.spec.mtp_loss_weight * further_SB
+        return Losses(total_SB, {LOSS: loss_SB, MTP_LOSS: further_SB})
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of the losses that the last stage reports."""
+        return (LOSS, MTP_LOSS) if self.spec.depths else (LOSS,)
 
     def initial_state(self, batch: int) -> list[list[object]]:
         """Decoding state of every block before the first token, for `batch` sequences."""
         states = [block.initial_state(batch) for block in self.placed_blocks()]
-        for meta_D in self.meta_tokens if self.spec.meta_tokens else ():
-            _, states = self.advance(meta_D.expand(batch, -1) * self.spec.embedding_multiplier, states)
-        return states
+        if not self.spec.meta_tokens:
+            return states
+        meta_MBD = self.meta_tokens[:, None].expand(-1, batch, -1) * self.spec.embedding_multiplier
+        return self.advance(meta_MBD, states)[1]
 
     def step(self, tokens_B: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
         """One token a sequence: tokens (B,) and the states so far to logits (B, V) and the next states."""
-        h_BD = self.embedding.embed(tokens_B[:, None], self.spec.embedding_multiplier, self.context)[0]
-        h_BD, states = self.advance(h_BD, states)
-        return self.output.logits(self.final_norm(h_BD[None]), self.spec.lm_head_multiplier, self.context)[0], states
+        h_SBD, states = self.prefill(tokens_B[:, None], states)
+        return self.logits(self.final_norm(h_SBD), self.context)[0], states
 
-    def advance(self, h_BD: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
-        """One position through all blocks: its embedding (B, D) and the states so far to the residual stream behind the
-        last block (B, D) and the next states."""
-        streams, after = Streams.begin(h_BD), []
+    def prefill(self, tokens_BS: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
+        """Several tokens a sequence: tokens (B, S) and the states so far to hidden (S, B, D) and the next states."""
+        return self.advance(self.embed(tokens_BS, self.context), states)
+
+    def advance(self, h_SBD: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
+        """Further positions through all blocks: their embeddings (S, B, D) and the states so far to the residual stream
+        behind the last block (S, B, D) and the next states."""
+        streams, after = Streams.begin(h_SBD), []
         for block, state in zip(self.placed_blocks(), states, strict=True):
-            output_BD, state = block.step_output(streams.read(block.options), state, self.context)
-            streams = streams.write(block.options, output_BD)
+            output_SBD, state = block.further_output(streams.read(block.options), state, self.context)
+            streams = streams.write(block.options, output_SBD)
             after.append(state)
         return streams.residual, after
 
-    def embed(self, tokens_BS: Tensor, context: Context) -> Tensor:
-        """Embeddings of tokens (B, S) behind the meta tokens. Returns (s, B, D)."""
-        front = self.meta_tokens if self.spec.meta_tokens else None
+    def embed(self, tokens_BS: Tensor, context: Context, front: Tensor | None = None) -> Tensor:
+        """Embeddings of tokens (B, S), behind those of `front` (M, D) where there are any. Returns (s, B, D)."""
         return self.embedding.embed(tokens_BS, self.spec.embedding_multiplier, context, front)
 
     def placed_blocks(self) -> list[Block | SharedUse]:
@@ -134,8 +155,16 @@ class HybridLM(nn.Module):
 
     def predict(self, hidden_sBD: Tensor, context: Context) -> Tensor:
         """Final norm and head, for the tokens behind the meta tokens. Returns this rank's logits (S, B, V)."""
-        normed_sBD = self.final_norm(hidden_sBD)
-        return self.output.logits(normed_sBD, self.spec.lm_head_multiplier, context, skip=self.spec.meta_tokens)
+        return self.logits(self.final_norm(hidden_sBD), context, skip=self.spec.meta_tokens)
+
+    def logits(self, normed_sBD: Tensor, context: Context, skip: int = 0) -> Tensor:
+        """The head alone, which the multi-token-prediction depths share, behind the first `skip` positions."""
+        return self.output.logits(normed_sBD, self.spec.lm_head_multiplier, context, skip=skip)
+
+    def loss(self, normed_sBD: Tensor, labels_BS: Tensor, context: Context) -> Tensor:
+        """Each token's cross-entropy behind the head, (S, B)."""
+        logits_SBV = self.logits(normed_sBD, context, skip=self.spec.meta_tokens)
+        return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
 
     @property
     def output(self) -> Vocabulary:

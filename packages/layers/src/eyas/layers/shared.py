@@ -34,10 +34,10 @@ class SharedUse(nn.Module):
         """Decoding state of every branch in this place."""
         return self.shared[0].initial_state(batch)
 
-    def step_output(self, x_BD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
-        """One token: what the block writes, (B, D), and the branches' next states."""
-        y_BD, states = self.shared[0].mixed_step(x_BD, states, context, self.changed())
-        return behind(self, y_BD), states
+    def further_output(self, x_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
+        """Further tokens: what the block writes, (S, B, D), and the branches' next states."""
+        y_SBD, states = self.shared[0].mixed_further(x_SBD, states, context, self.changed())
+        return behind(self, y_SBD), states
 
     def changed(self) -> dict[str, dict[str, Tensor]]:
         """The shared weights as this place uses them, where it has adapters."""

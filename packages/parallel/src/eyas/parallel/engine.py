@@ -16,6 +16,7 @@ from eyas.parallel import checkpoint, gradients, host
 from eyas.parallel.after_batch import after_batch
 from eyas.parallel.context import Context
 from eyas.parallel.layout import Layout
+from eyas.parallel.losses import LOSS, Losses
 from eyas.parallel.megatron import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -68,12 +69,15 @@ class Engine:
         dtype: torch.dtype,
         tied: bool = False,
         meta_tokens: int = 0,
+        losses: Sequence[str] = (LOSS,),
         optimizer: OptimizerOptions | None = None,
     ) -> None:
-        """`meta_tokens` is how much longer the model makes the sequences that its stages send each other. `optimizer`
-        None makes an engine that only evaluates."""
+        """`tied` says that the last stage has the first one's embedding too, `meta_tokens` how much longer the model
+        makes the sequences that its stages send each other, and `losses` what the model reports. `optimizer` None makes
+        an engine that only evaluates."""
         self.figures: dict[str, dict[str, Tensor]] = {}
-        self.model, self.layout, self.tied, self.meta_tokens = model, layout, tied, meta_tokens
+        self.model, self.layout, self.tied = model, layout, tied
+        self.meta_tokens, self.losses = meta_tokens, losses
         first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
@@ -88,14 +92,15 @@ class Engine:
             self.chunks = [DistributedDataParallel(self.config, sharded, stage)]
             self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
 
-    def train_step(self, microbatches: Sequence[Batch]) -> float:
+    def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:
         """Forward and backward over this replica's microbatches; leaves the reduced gradients for `update` and returns
-        the mean loss of the global batch."""
+        the mean losses of the global batch by name."""
         assert self.optimizer is not None
         for chunk in self.chunks:
             chunk.zero_grad_buffer()  # type: ignore[operator]
         self.optimizer.zero_grad()
-        return self._mean_loss(self._run(microbatches, forward_only=False))
+        *totals, tokens = self._totals(self._run(microbatches, forward_only=False))
+        return {name: total / max(tokens, 1.0) for name, total in zip(self.losses, totals, strict=True)}
 
     def update(self, learning_rate: float, weight_decay: float) -> tuple[bool, float]:
         """One optimizer step with these values. Returns whether it was made, and the gradient's norm."""
@@ -110,7 +115,7 @@ class Engine:
     def evaluate(self, microbatches: Sequence[Batch]) -> tuple[float, int]:
         """Sum of the losses over the labelled tokens of the global batch, and their number; no gradients."""
         with torch.no_grad():
-            total, tokens = self._totals(self._run(microbatches, forward_only=True))
+            total, *_, tokens = self._totals(self._run(microbatches, forward_only=True))
         return total, int(tokens)
 
     def sharded_state(self, *, loading: bool) -> dict[str, Any]:
@@ -137,21 +142,16 @@ class Engine:
             forward_only=forward_only,
         )
 
-    def _mean_loss(self, sums: list[Tensor]) -> float:
-        total, tokens = self._totals(sums)
-        return total / tokens if tokens else 0.0
-
-    def _totals(self, sums: list[Tensor]) -> tuple[float, float]:
-        """Loss and token count summed over microbatches and replicas, from the last stage to all of them."""
-        total = torch.zeros(2, dtype=torch.float64, device=device_here())
+    def _totals(self, sums: list[Tensor]) -> list[float]:
+        """Losses and token count summed over microbatches and replicas, from the last stage to all of them."""
+        total = torch.zeros(len(self.losses) + 1, dtype=torch.float64, device=device_here())
         if sums:
             total = torch.stack(sums).sum(0)
             dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
         if self.layout.pipeline > 1:
             last = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
-        loss, tokens = total.tolist()
-        return loss, tokens
+        return total.tolist()
 
 
 def forward_step(microbatches: Iterator[Batch], stage: nn.Module) -> tuple[Tensor, Any]:
@@ -160,11 +160,14 @@ def forward_step(microbatches: Iterator[Batch], stage: nn.Module) -> tuple[Tenso
     return stage(batch), partial(sum_loss, batch["labels"])
 
 
-def sum_loss(labels_BS: Tensor, loss_SB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the losses, number of labelled tokens, and both in float64 for the report."""
+def sum_loss(labels_BS: Tensor, losses: Tensor | Losses) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of what is minimised, number of labelled tokens, and for the report the sums of all losses and that number in
+    float64."""
+    if isinstance(losses, Tensor):
+        losses = Losses(losses, {LOSS: losses})
     tokens = (labels_BS != IGNORED).sum().int()
-    total = loss_SB.sum()
-    return total, tokens, torch.stack([total.detach().double(), tokens.double()])
+    report = [loss_SB.detach().sum().double() for loss_SB in losses.parts.values()]
+    return losses.minimised_SB.sum(), tokens, torch.stack([*report, tokens.double()])
 
 
 def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> TransformerConfig:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from eyas.parallel.losses import Losses
 from eyas.parallel.megatron import ModelType, TransformerConfig
 
 
@@ -32,7 +33,7 @@ class StageModule(nn.Module):
         """The tied weight, whose gradients the first and the last stage add up."""
         return self.model.embedding.weight  # type: ignore[union-attr,return-value]
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor | Losses:
         """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS."""
         arguments: dict[str, Any] = {f"{name}_BS": tensor for name, tensor in batch.items()}
         return self.model(**arguments, hidden_sBD=self.received)

@@ -72,7 +72,8 @@ class Trial:
 class Outcome:
     """What a layout computed, put together from all ranks."""
 
-    losses: list[float]
+    losses: list[dict[str, float]]
+    """Of each step, by name."""
     grad_norms: list[float]
     gradients: dict[str, Tensor]
     """Of the first step, whole, by parameter name; empty with the distributed optimizer, which keeps parts of sums."""
@@ -92,8 +93,9 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
     """Raises AssertionError for the first quantity that differs by more than the tolerance."""
     stepped = CLIPPED_TOLERANCE if trial.optimizer.clip_norm else TOLERANCE
     for step in range(trial.steps):
-        losses = actual.losses[step], expected.losses[step]
-        assert_close(f"loss of step {step} under {layout}", *losses, TOLERANCE if step == 0 else stepped)
+        for name, loss in expected.losses[step].items():
+            tolerance = TOLERANCE if step == 0 else stepped
+            assert_close(f"{name} of step {step} under {layout}", actual.losses[step][name], loss, tolerance)
         norms = actual.grad_norms[step], expected.grad_norms[step]
         assert_close(f"gradient norm of step {step} under {layout}", *norms, CLIPPED_TOLERANCE)
     assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
@@ -139,8 +141,9 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
         layout,
         hidden_size=spec.hidden_size,
         dtype=dtype,
-        tied=spec.tie_embeddings,
+        tied=spec.embeds_twice,
         meta_tokens=spec.meta_tokens,
+        losses=model.losses,
         optimizer=trial.optimizer,
     )
 

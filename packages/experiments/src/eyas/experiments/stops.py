@@ -1,0 +1,36 @@
+"""Where a generated text ends: at the document's end, or before a stop string, however tokens cut it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from eyas.core.errors import ConfigError
+
+END = 0
+"""The token that ends a document."""
+
+
+class Stops:
+    """Recognises the end of a continuation from its tokens, and cuts its text there."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+        if "" in texts:
+            raise ConfigError("an empty stop text would end before the first token; leave it out")
+        self.tokenizer, self.texts = tokenizer, texts
+        self.reach = max((len(text.encode()) for text in texts), default=0)
+        """Tokens that the longest stop text can take: each has at least a byte."""
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Whether the continuation ends with the newest of these tokens."""
+        if tokens[-1] == END:
+            return True
+        latest = self.tokenizer.decode(list(tokens[-self.reach :])) if self.reach else ""
+        return any(text in latest for text in self.texts)
+
+    def cut(self, tokens: Sequence[int]) -> str:
+        """The text of a continuation, up to the first stop text."""
+        text: str = self.tokenizer.decode([token for token in tokens if token != END])
+        ends = [place for stop in self.texts if (place := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
