@@ -160,6 +160,29 @@ def mlp(draw, **fixed):
     return drawn | fixed
 
 
+@st.composite
+def moe(draw, **fixed):
+    """Options of a mixture without a capacity."""
+    experts = draw(st.sampled_from([2, 4, 6]))
+    drawn = {
+        "kind": "moe", "num_experts": experts, "top_k": draw(st.integers(1, 2)),
+        "intermediate_size": draw(st.sampled_from([4, 8])), "gated": draw(st.booleans()),
+        "activation": draw(st.sampled_from(["silu", "gelu", "squared_relu"])),
+        "shared_size": draw(st.sampled_from([None, 4])), "latent_size": draw(st.sampled_from([None, 8])),
+        "output_multiplier": draw(scales), "weigh_inside": draw(st.booleans()),
+        "balance_loss": draw(st.sampled_from([0.0, 0.3])), "z_loss": draw(st.sampled_from([0.0, 0.1])),
+        "sequence_balance_loss": draw(st.sampled_from([0.0, 0.3])),
+    }  # fmt: skip
+    balanced = {"score": "sigmoid", "selection_bias_rate": 1e-3}
+    drawn |= draw(
+        st.sampled_from([{"score": "softmax"}, {"score": "softmax_of_chosen"}, {"score": "sigmoid"}, balanced])
+    )
+    if drawn["score"] == "softmax_of_chosen":
+        drawn["top_k"] = 2
+    drawn["shared_output_gate"] = drawn["shared_size"] is not None and draw(st.booleans())
+    return drawn | fixed
+
+
 def anything():
     """Options of any mixer."""
     return st.one_of(attention(), mla(), gated_delta_net(), linear_attention(), mamba1(), mamba2(), mlp())

@@ -17,3 +17,27 @@ class TestMamba2(Conformance):
 
 class TestMLP(Conformance):
     options = mixers.mlp()
+
+
+class TestLatentAttention(Conformance):
+    options = mixers.mla()
+    flops_by_convention = "causal attention counts as half the square; test_closed_forms.py counts the rest"
+
+
+class TestMamba(Conformance):
+    options = mixers.mamba1()
+    flops_by_convention = "the scan counts as seven operations per state entry; test_closed_forms.py counts the rest"
+
+
+class TestGatedDeltaNet(Conformance):
+    options = mixers.gated_delta_net()
+    flops_by_convention = "the rule counts as seven operations per state entry; test_closed_forms.py counts the rest"
+
+
+class TestLinearAttention(Conformance):
+    options = mixers.linear_attention()
+    flops_by_convention = "the scan counts as five operations per state entry; test_closed_forms.py counts the rest"
+
+
+class TestMixtureOfExperts(Conformance):
+    options = mixers.moe()

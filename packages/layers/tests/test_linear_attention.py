@@ -78,29 +78,6 @@ def test_decays_are_those_of_the_papers():
     assert load_layer(heads, "l").log_decays == [-(2.0**-h) for h in range(1, 9)]
 
 
-@given(options=mixers.linear_attention(), length=st.integers(1, 17), seed=seeds)
-def test_decoding_equals_the_forward_pass(options, length, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed)
-    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-11, atol=1e-11)
-
-
-@given(options=mixers.linear_attention(), seed=seeds)
-def test_packed_documents_equal_separate_ones_with_gradients(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed).requires_grad_()
-    documents = mixers.documents(20, 2, seed)
-    packed = layer(x, mixers.alone(documents))
-    mixers.assert_equal_results(packed, mixers.one_by_one(layer, x, documents), layer, x)
-
-
-@given(options=mixers.linear_attention(), seed=seeds)
-def test_documents_do_not_meet(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed)
-    mixers.assert_documents_do_not_meet(layer, x, mixers.documents(20, 2, seed))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

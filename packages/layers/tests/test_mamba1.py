@@ -72,29 +72,6 @@ def weights(theirs):
     return found
 
 
-@given(options=mixers.mamba1(), length=st.integers(1, 17), seed=seeds)
-def test_decoding_equals_the_forward_pass(options, length, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed)
-    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-11, atol=1e-11)
-
-
-@given(options=mixers.mamba1(), seed=seeds)
-def test_packed_documents_equal_separate_ones_with_gradients(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed).requires_grad_()
-    documents = mixers.documents(20, 2, seed)
-    packed = layer(x, mixers.alone(documents))
-    mixers.assert_equal_results(packed, mixers.one_by_one(layer, x, documents), layer, x)
-
-
-@given(options=mixers.mamba1(), seed=seeds)
-def test_documents_do_not_meet(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed)
-    mixers.assert_documents_do_not_meet(layer, x, mixers.documents(20, 2, seed))
-
-
 def test_initial_decays_count_upwards_in_every_channel():
     layer = mixers.build({"kind": "mamba1", "inner_size": 3, "dt_rank": 1, "state_size": 4})
     layer.declared["A_log"].init(layer.A_log.data, torch.Generator())

@@ -1,10 +1,8 @@
 """Multi-head latent attention: transformers' DeepSeek-V3 layer, and the laws that hold for any attention."""
 # S sequence, B batch, D hidden
 
-import mixers
 import parity
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,29 +63,6 @@ def weights(theirs):
         if theirs.q_lora_rank is not None:
             found["q_down_bias"] = theirs.q_a_proj.bias
     return found
-
-
-@given(options=mixers.mla(), length=st.integers(1, 17), seed=seeds)
-def test_decoding_among_latents_equals_the_forward_pass(options, length, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(length, 2, mixers.HIDDEN, seed=seed)
-    torch.testing.assert_close(mixers.decode(layer, x)[0], layer(x, mixers.alone()), rtol=1e-11, atol=1e-11)
-
-
-@given(options=mixers.mla(), seed=seeds)
-def test_packed_documents_equal_separate_ones_with_gradients(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed).requires_grad_()
-    documents = mixers.documents(20, 2, seed)
-    packed = layer(x, mixers.alone(documents))
-    mixers.assert_equal_results(packed, mixers.one_by_one(layer, x, documents), layer, x)
-
-
-@given(options=mixers.mla(), seed=seeds)
-def test_documents_do_not_meet(options, seed):
-    layer = mixers.build(options, seed=seed)
-    x = mixers.noise(20, 2, mixers.HIDDEN, seed=seed)
-    mixers.assert_documents_do_not_meet(layer, x, mixers.documents(20, 2, seed))
 
 
 def test_deepseek_v3s_cache_is_576_numbers_a_token():

@@ -17,18 +17,11 @@ from eyas.core.errors import ConfigError
 from eyas.core.model import load_layer
 from eyas.core.registry import mixer
 from eyas.layers.experts import grouped_linear
+from eyas.layers.testing.case import output
 from eyas.layers.testing.compare import gradients
-from eyas.layers.testing.costs import bytes_kept
 
 seeds = st.integers(0, 999)
 SIGMOID = {"score": "sigmoid", "selection_bias_rate": 1e-3}
-
-
-def output(module, x_SBD, context=None):
-    """What a block adds for a mixer of both kinds, in one process."""
-    context = context or mixers.alone()
-    routed = module.on_own_tokens(x_SBD, context)
-    return routed + module(x_SBD, context) if module.config.sees_sequence else routed
 
 
 @st.composite
@@ -100,7 +93,7 @@ def test_output_and_gradients_equal_transformers(case, seed):
     ours = mixer("moe").mixer(load_layer(options, "layer"), mixers.HIDDEN, mixers.alone().place)
     ours.load_state_dict(renamed(theirs.state_dict()))
     x = mixers.noise(6, 2, mixers.HIDDEN, seed=seed, dtype=torch.float32).requires_grad_()
-    expected, actual = theirs(x), output(ours, x)
+    expected, actual = theirs(x), output(ours, x, mixers.alone())
     weight = mixers.noise(*expected.shape, seed=seed + 1, dtype=torch.float32)
     wanted = dict(
         zip(
@@ -117,28 +110,6 @@ def test_output_and_gradients_equal_transformers(case, seed):
     for name, mine, other in [("y", actual, expected), *((name, found[name], wanted[name]) for name in wanted)]:
         difference = (mine - other).abs().max()
         assert difference <= 1e-5 * other.abs().max(), f"{name}: {difference}"
-
-
-@st.composite
-def options(draw):
-    """Options of a mixture without a capacity."""
-    experts = draw(st.sampled_from([2, 4, 6]))
-    drawn = {
-        "kind": "moe", "num_experts": experts, "top_k": draw(st.integers(1, 2)),
-        "intermediate_size": draw(st.sampled_from([4, 8])), "gated": draw(st.booleans()),
-        "activation": draw(st.sampled_from(["silu", "gelu", "squared_relu"])),
-        "shared_size": draw(st.sampled_from([None, 4])), "latent_size": draw(st.sampled_from([None, 8])),
-        "output_multiplier": draw(mixers.scales), "weigh_inside": draw(st.booleans()),
-        "balance_loss": draw(st.sampled_from([0.0, 0.3])), "z_loss": draw(st.sampled_from([0.0, 0.1])),
-        "sequence_balance_loss": draw(st.sampled_from([0.0, 0.3])),
-    }  # fmt: skip
-    drawn |= draw(
-        st.sampled_from([{"score": "softmax"}, {"score": "softmax_of_chosen"}, {"score": "sigmoid"}, SIGMOID])
-    )
-    if drawn["score"] == "softmax_of_chosen":
-        drawn["top_k"] = 2
-    drawn["shared_output_gate"] = drawn["shared_size"] is not None and draw(st.booleans())
-    return drawn
 
 
 @given(
@@ -166,34 +137,15 @@ def test_a_grouped_product_that_cannot_be_had_is_refused():
         grouped_linear(torch.zeros(2, 4).double(), [2], torch.zeros(1, 4, 4).double(), "grouped")
 
 
-@given(options=options(), seed=seeds)
+@given(options=mixers.moe(), seed=seeds)
 def test_weighing_before_or_after_the_last_projection_is_the_same(options, seed):
     x = mixers.noise(5, 2, mixers.HIDDEN, seed=seed).requires_grad_()
     before, after = (mixers.build(options | {"weigh_inside": inside}, seed=seed) for inside in (True, False))
-    expected = output(after, x)
-    torch.testing.assert_close(output(before, x), expected, rtol=1e-10, atol=1e-10)
-    found = [gradients(output(module, x).square().sum(), module, x) for module in (before, after)]
+    expected = output(after, x, mixers.alone())
+    torch.testing.assert_close(output(before, x, mixers.alone()), expected, rtol=1e-10, atol=1e-10)
+    found = [gradients(output(module, x, mixers.alone()).square().sum(), module, x) for module in (before, after)]
     for name in found[0]:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-9)
-
-
-@given(options=options(), dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
-def test_closed_forms_are_what_is_measured(options, dtype):
-    module = mixers.build(options, dtype=dtype)
-    assert module.config.parameters(mixers.HIDDEN) == sum(p.numel() for p in module.parameters())
-    x = mixers.noise(32, 3, mixers.HIDDEN, dtype=dtype).requires_grad_()
-    kept = bytes_kept(lambda: output(module, x), [x, *module.parameters(), *module.buffers()])
-    predicted = module.config.activation_bytes(mixers.HIDDEN, 32, 3, dtype.itemsize)
-    assert predicted == kept
-
-
-@given(options=options(), seed=seeds)
-def test_each_token_is_on_its_own(options, seed):
-    """Which is causality, decoding step by step, and documents kept apart, all at once."""
-    module = mixers.build(options, seed=seed)
-    x = mixers.noise(5, 2, mixers.HIDDEN, seed=seed)
-    alone = torch.stack([output(module, x_BD[None])[0] for x_BD in x])
-    torch.testing.assert_close(output(module, x), alone, rtol=1e-9, atol=1e-9)
 
 
 @given(top_k=st.integers(1, 3), factor=st.sampled_from([0.3, 0.5, 1.0]), seed=seeds)

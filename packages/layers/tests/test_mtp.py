@@ -13,6 +13,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
 from eyas.layers.model import HybridLM
+from eyas.layers.testing.compare import gradients
 from eyas.parallel.context import Context
 
 seeds = st.integers(0, 999)
@@ -90,7 +91,7 @@ def test_the_loss_is_that_of_the_definition_with_gradients(model, length, packed
     alone = build({**model, "pattern": "a, b+c", "mtp_repeated": False}, seed)
     assert torch.equal(losses.parts["loss"], alone(tokens, labels, documents.t() if packed else None))
     minimised = again.parts["loss"] + model["mtp_loss_weight"] * expected
-    got, wanted = (mixers.gradients(loss.sum(), lm) for loss in (losses.minimised_SB, minimised))
+    got, wanted = (gradients(loss.sum(), lm) for loss in (losses.minimised_SB, minimised))
     for name, gradient in got.items():
         torch.testing.assert_close(gradient, wanted.get(name, torch.zeros_like(gradient)), rtol=1e-8, atol=1e-8)
 

@@ -118,14 +118,25 @@ def one_by_one(module: Mixer, x_SBD: Tensor, documents_SB: Tensor) -> Tensor:
     """The module's output (S, B, D) with every document computed by itself."""
     y_SBD = torch.empty_like(x_SBD)
     for row, part in rows_of_documents(documents_SB):
-        y_SBD[part, row] = module(x_SBD[part, row, None], Context())[:, 0]
+        y_SBD[part, row] = output(module, x_SBD[part, row, None], Context())[:, 0]
     return y_SBD
 
 
+def output(module: Mixer, x_SBD: Tensor, context: Context) -> Tensor:
+    """What a block adds for the mixer in one process, (S, B, D)."""
+    if not module.config.owns_tokens:
+        return module(x_SBD, context)
+    own_SBD = module.on_own_tokens(x_SBD, context)
+    return own_SBD + module(x_SBD, context) if module.config.sees_sequence else own_SBD
+
+
 def decode(module: Mixer, x_SBD: Tensor) -> tuple[Tensor, Any]:
-    """The module's output (S, B, D) token by token, and the state after the last one."""
+    """What a block adds for the mixer token by token, (S, B, D), and the state after the last one."""
     state, ys = module.initial_state(x_SBD.shape[1]), []
     for x_BD in x_SBD:
-        y_BD, state = module.step(x_BD, state, Context())
+        y_BD = module.on_own_tokens(x_BD[None], Context())[0] if module.config.owns_tokens else torch.zeros_like(x_BD)
+        if module.config.sees_sequence:
+            read_BD, state = module.step(x_BD, state, Context())
+            y_BD = y_BD + read_BD
         ys.append(y_BD)
     return torch.stack(ys), state

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyas.layers.testing.case import Case, decode
+from eyas.layers.testing.case import Case, decode, output
 from eyas.layers.testing.laws import DTYPES, skip_unless_it_decodes
 from eyas.parallel.context import Context
 
@@ -34,7 +34,7 @@ def flops_are_those_counted(case: Case) -> None:
     """`flops` is what torch's counter sees in a forward pass, per token."""
     module, x_SBD = case.module(), case.x()
     with FlopCounterMode(display=False) as counter:
-        module(x_SBD, Context())
+        output(module, x_SBD, Context())
     stated = case.config.flops(case.hidden_size, case.length) * case.length * case.batch
     counted = counter.get_total_flops()
     assert stated == counted, f"flops states {stated:g} for {case.length * case.batch} tokens, torch counts {counted:g}"
@@ -43,14 +43,16 @@ def flops_are_those_counted(case: Case) -> None:
 def activation_bytes_are_those_kept(case: Case) -> None:
     """`activation_bytes` is what autograd keeps beyond weights and input, in every dtype and on every rank. What two
     layers of a model share, such as a table of rotations, is no layer's own and does not count."""
-    placements = [(dtype, 1) for dtype in DTYPES] + [(torch.float32, tensor) for tensor in case.ranks[1:]]
+    placements = [(dtype, 1) for dtype in DTYPES]
+    if not case.config.owns_tokens:  # else a rank's tokens are spread by the layout
+        placements += [(torch.float32, tensor) for tensor in case.ranks[1:]]
     for length, (dtype, tensor) in itertools.product(LENGTHS, placements):
         long = replace(case, length=length)
         module, twin = (long.module(dtype=dtype, tensor=tensor) for _ in range(2))
         x_SBD = long.x(dtype=dtype).requires_grad_()
-        known = [x_SBD, *module.parameters(), *twin.parameters()]
-        shared = kept_tensors(partial(twin, x_SBD, Context()), known)
-        kept = bytes_kept(partial(module, x_SBD, Context()), [*known, *shared])
+        known = [x_SBD, *module.parameters(), *module.buffers(), *twin.parameters(), *twin.buffers()]
+        shared = kept_tensors(partial(output, twin, x_SBD, Context()), known)
+        kept = bytes_kept(partial(output, module, x_SBD, Context()), [*known, *shared])
         stated = case.config.activation_bytes(case.hidden_size, length, case.batch, dtype.itemsize, tensor)
         assert stated == kept, (
             f"activation_bytes states {stated:g}, but {kept} are kept: {dtype}, {case.batch} sequences of {length} "

@@ -74,7 +74,7 @@ def layout(case: Case, kind: str, drawn: bool) -> Layout:
         if drawn:
             reject()
         case.config.check_tensor(case.hidden_size, RANKS[1])
-    return Layout(tensor=several[0], sequence=kind == "tensor and sequence")
+    return Layout(tensor=several[0], sequence=kind == "tensor and sequence" or case.config.owns_tokens)
 
 
 Weights = dict[str, Tensor]
