@@ -1,0 +1,106 @@
+"""Every family equals transformers' implementation, and what is read in is written out unchanged."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.model import load_model
+from eyas.layers.hf_families import FAMILIES, family_of_config, family_of_model
+from eyas.layers.hf_options import from_json, model_data
+from eyas.layers.hf_tensors import our_tensors, their_tensors
+from eyas.layers.model import HybridLM
+
+transformers = pytest.importorskip("transformers")
+from hf_models import DRAWN, VOCABULARY, their_model  # noqa: E402
+
+RELATIVE = 1e-5
+"""Of the largest entry of a tensor, in float32: rounding alone, with models as in training (see their_model)."""
+WITHOUT_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
+every_family = pytest.mark.parametrize("name", DRAWN)
+
+
+def as_file(config):
+    """A configuration as transformers writes it."""
+    return from_json(config.to_json_string())
+
+
+def tensors_on_disk(model, family):
+    """A state dict under the names that `save_pretrained` gives, without what is tied."""
+    renamed = {
+        name.replace("model.", "backbone.", 1) if family.names.layers.startswith("backbone") else name: tensor
+        for name, tensor in model.state_dict().items()
+    }
+    return {name: tensor for name, tensor in renamed.items() if not (name == "lm_head.weight" and tied(model))}
+
+
+def tied(model):
+    return model.config.tie_word_embeddings
+
+
+def our_model(theirs):
+    family = family_of_config(as_file(theirs.config))
+    spec = load_model(model_data(family, as_file(theirs.config)))
+    model = HybridLM(spec)
+    model.load_state_dict(our_tensors(family, spec, tensors_on_disk(theirs, family)))
+    return model, family, spec
+
+
+def assert_close(actual, expected, name):
+    difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+    assert difference <= RELATIVE, f"{name}: relative difference {difference:.2e}"
+
+
+@every_family
+@settings(max_examples=settings().max_examples // 2, phases=WITHOUT_SHRINKING)
+@given(data=st.data(), seed=st.integers(0, 2**31))
+def test_logits_and_gradients_equal_transformers(name, data, seed):
+    theirs = their_model(data.draw(DRAWN[name]), seed)
+    ours, family, spec = our_model(theirs)
+    tokens, labels = torch.randint(0, VOCABULARY, (2, 2, 21), generator=torch.Generator().manual_seed(seed))
+    expected, actual = theirs(input_ids=tokens).logits, ours(tokens).transpose(0, 1)
+    assert_close(actual, expected, "logits")
+    for logits in (expected, actual):
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    for parameter in theirs.parameters():
+        parameter.data = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+    for parameter, gradient in our_tensors(family, spec, tensors_on_disk(theirs, family)).items():
+        assert_close(ours.get_parameter(parameter).grad, gradient, parameter)
+
+
+@every_family
+@settings(max_examples=settings().max_examples // 2, phases=WITHOUT_SHRINKING)
+@given(data=st.data())
+def test_reading_and_writing_gives_the_same_tensors_and_the_same_model(name, data):
+    theirs = their_model(data.draw(DRAWN[name]), seed=1)
+    ours, family, spec = our_model(theirs)
+    written = their_tensors(family, spec, ours.state_dict())
+    expected = tensors_on_disk(theirs, family)
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[key], expected[key]) for key in expected)
+    again, config = family_of_model(spec)
+    assert again is family
+    options = type(theirs.config).from_dict(config)
+    model = type(theirs)(options).train()
+    model.load_state_dict(theirs.state_dict())
+    tokens = torch.arange(20)[None]
+    assert torch.equal(model(tokens).logits, theirs(tokens).logits)
+    assert model_data(family, config) == model_data(family, as_file(theirs.config))
+
+
+@every_family
+@settings(max_examples=1, phases=WITHOUT_SHRINKING)
+@given(data=st.data())
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(name, data):
+    theirs = their_model(data.draw(DRAWN[name]), seed=0)
+    _, family, spec = our_model(theirs)
+    state = tensors_on_disk(theirs, family)
+    first = sorted(state)[-1]
+    with pytest.raises(CheckpointError, match=f"{first!r} is missing"):
+        our_tensors(family, spec, {key: value for key, value in state.items() if key != first})
+    with pytest.raises(CheckpointError, match="'model.extra' has no place"):
+        our_tensors(family, spec, {**state, "model.extra": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=f"{first!r} has shape"):
+        our_tensors(family, spec, {**state, first: torch.zeros(3, 5)})
