@@ -22,19 +22,43 @@ scales = st.sampled_from([None, 0.5, 1.75])
 def attention(draw, **fixed):
     """Options of attention, grouped or not, with any of its features."""
     kv_heads = draw(st.sampled_from([1, 2, 3]))
+    head_dim, rope_base = draw(st.sampled_from([2, 4, 6])), draw(st.sampled_from([None, 10.0, 1e11]))
     drawn = {
         "kind": "attention",
         "num_heads": kv_heads * draw(st.sampled_from([1, 2, 3])),
         "num_kv_heads": kv_heads,
-        "head_dim": draw(st.sampled_from([2, 4, 6])),
-        "rope_base": draw(st.sampled_from([None, 10.0, 1e11])),
+        "head_dim": head_dim,
+        "rope_base": rope_base,
+        "rotary_dim": None if rope_base is None else draw(st.sampled_from([None, 2, head_dim])),
         "window": draw(st.sampled_from([None, 1, 3, 8])),
         "qk_norm": draw(st.booleans()),
+        "softmax_scale": draw(st.sampled_from([None, 0.3])),
+        "sinks": draw(st.booleans()),
         "qkv_bias": draw(st.booleans()),
         "output_bias": draw(st.booleans()),
         "input_multiplier": draw(scales),
         "key_multiplier": draw(scales),
         "output_multiplier": draw(scales),
+    }
+    return drawn | fixed
+
+
+@st.composite
+def mla(draw, **fixed):
+    """Options of multi-head latent attention, all of them."""
+    drawn = {
+        "kind": "mla",
+        "num_heads": draw(st.sampled_from([1, 2, 4])),
+        "kv_lora_rank": draw(st.sampled_from([1, 5, 8])),
+        "q_lora_rank": draw(st.sampled_from([None, 1, 6])),
+        "qk_nope_head_dim": draw(st.sampled_from([1, 2, 4])),
+        "qk_rope_head_dim": draw(st.sampled_from([2, 4])),
+        "v_head_dim": draw(st.sampled_from([3, 4, 6, 9])),
+        "rope_base": draw(st.sampled_from([10.0, 1e4])),
+        "rope_interleave": draw(st.booleans()),
+        "softmax_scale": draw(st.sampled_from([None, 0.3])),
+        "down_bias": draw(st.booleans()),
+        "output_bias": draw(st.booleans()),
     }
     return drawn | fixed
 
@@ -83,7 +107,7 @@ def mlp(draw, **fixed):
 
 def anything():
     """Options of any mixer."""
-    return st.one_of(attention(), mamba2(), mlp())
+    return st.one_of(attention(), mla(), mamba2(), mlp())
 
 
 def build(options, *, seed=0, dtype=torch.float64, tensor_rank=0, tensor=1, hidden_size=HIDDEN):
@@ -144,7 +168,7 @@ def rotary_tables(spec, length, dtype):
         table
         for layer in spec.layers.values()
         if getattr(layer, "rope_base", None) is not None
-        for table in rotation(0, length, layer.head_dim, layer.rope_base, wide, torch.device("cpu"))
+        for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"))
     ]
 
 

@@ -24,3 +24,24 @@ def falcon_h1(
             "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
         },
     }  # fmt: skip
+
+
+MIXERS: dict[str, dict[str, Any]] = {
+    "mla": {
+        "kind": "mla", "num_heads": 4, "kv_lora_rank": 6, "q_lora_rank": 5, "qk_nope_head_dim": 4,
+        "qk_rope_head_dim": 2, "v_head_dim": 4, "down_bias": True, "output_bias": True,
+    },
+}  # fmt: skip
+"""One of each mixer that no other small model holds; four tensor-parallel ranks can split it."""
+
+
+def holding(mixer: dict[str, Any]) -> dict[str, Any]:
+    """A small model with that mixer, alone in a block and beside another."""
+    ffn = {"kind": "mlp", "intermediate_size": 24}
+    return {
+        "hidden_size": 16,
+        "vocab_size": 50,
+        "pattern": ["mixer", "mixer+ffn"],
+        "init_std": 0.1,
+        "layers": {"mixer": mixer, "ffn": ffn},
+    }

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import falcon_h1
+from models import MIXERS, falcon_h1, holding
 
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
@@ -40,6 +40,7 @@ def models(draw):
     model["pattern"] = draw(st.sampled_from([["ssm+attn", "ffn"], ["ssm+attn+ffn", "ssm"], ["ssm", "attn", "ffn"]]))
     model["layers"]["ssm"]["norm_before_gate"] = draw(st.booleans())
     model["layers"]["attn"]["window"] = draw(st.sampled_from([None, 3]))
+    model["layers"]["attn"]["sinks"] = draw(st.booleans())
     return model
 
 
@@ -60,6 +61,12 @@ FIXED = {
 @pytest.mark.parametrize("tied", [False, True])
 def test_falcon_h1_is_the_same_under_every_kind_of_layout(layout, tied):
     assert_layout_changes_nothing(falcon_h1(tied=tied), layout)
+
+
+@pytest.mark.parametrize("layout", [Layout(tensor=2, sequence=True), Layout(tensor=4)], ids=["two ranks", "four ranks"])
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS.keys())
+def test_every_mixer_is_the_same_under_tensor_parallelism(mixer, layout):
+    assert_layout_changes_nothing(holding(mixer), layout, documents=True)
 
 
 @given(models(), layouts(), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.1]), st.integers(0, 1000))

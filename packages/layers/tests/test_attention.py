@@ -34,17 +34,20 @@ def literal(layer, x_SBD, documents_SB=None):
         q = q / torch.sqrt(q.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.q_norm
         k = k / torch.sqrt(k.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.k_norm
     if c.rope_base is not None:
-        q, k = turned(q, c.rope_base), turned(k, c.rope_base)
+        q, k = (torch.cat([turned(t[..., : c.rotated], c.rope_base), t[..., c.rotated :]], -1) for t in (q, k))
     shared = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)
     rows = []
     for t in range(length):
         first = 0 if c.window is None else max(0, t + 1 - c.window)
-        score_LBH = (q[t] * k[first : t + 1]).sum(-1) / math.sqrt(c.head_dim)
+        score_LBH = (q[t] * k[first : t + 1]).sum(-1) * (c.softmax_scale or 1 / math.sqrt(c.head_dim))
         if documents_SB is not None:
             other = documents_SB[first : t + 1] != documents_SB[t]
             score_LBH = score_LBH.masked_fill(other[..., None], -math.inf)
-        rows.append((score_LBH.softmax(0)[..., None] * v[first : t + 1]).sum(0))
+        if c.sinks:
+            score_LBH = torch.cat([score_LBH, layer.sinks.expand(1, batch, -1)])
+        share_LBH = score_LBH.softmax(0)[: t + 1 - first]
+        rows.append((share_LBH[..., None] * v[first : t + 1]).sum(0))
     y = torch.stack(rows).reshape(length, batch, -1) @ layer.o.t()
     return y if c.output_multiplier is None else c.output_multiplier * y
 
@@ -133,6 +136,9 @@ def test_a_rotation_used_while_generating_serves_training():
         ({"num_heads": 6, "num_kv_heads": 4, "head_dim": 4}, "l.num_kv_heads=4 must divide num_heads=6"),
         ({"num_heads": 6, "num_kv_heads": 0, "head_dim": 4}, "l.num_kv_heads=0 must divide num_heads=6"),
         ({"num_heads": 2, "head_dim": 3}, "l.head_dim=3 must be even for rotary positions"),
+        ({"num_heads": 2, "head_dim": 8, "rotary_dim": 3}, "l.rotary_dim=3 must be even for rotary positions"),
+        ({"num_heads": 2, "head_dim": 8, "rotary_dim": 10}, "l.rotary_dim=10 must be from 2 to head_dim=8"),
+        ({"num_heads": 2, "head_dim": 8, "rotary_dim": 4, "rope_base": None}, "l.rotary_dim=4 must be .* with a rope_"),
         ({"num_heads": 2, "head_dim": 4, "window": 0}, "l.window=0 must be at least 1"),
         ({"num_heads": 0, "head_dim": 4}, "l.num_heads=0 must be at least 1"),
     ],

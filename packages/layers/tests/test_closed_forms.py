@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from eyas.core.errors import LayoutError
 from eyas.core.mixer_config import FlopConvention
+from eyas.core.model import load_layer
 from eyas.layers import mamba2
 from eyas.layers.rotary import rotation
 
@@ -19,9 +21,16 @@ EXACT: FlopConvention = "exact"
 
 def fitting(options, sizes=(1, 2, 3, 4)):
     """Numbers of ranks that the mixer can be split over."""
-    units = options.get("num_heads") or options["intermediate_size"]
-    shared = options.get("num_kv_heads") or options.get("num_groups") or units
-    return [size for size in sizes if units % size == 0 and (shared % size == 0 or size % shared == 0)]
+    config = load_layer(options, "layer")
+    return [size for size in sizes if splits(config, size)]
+
+
+def splits(config, tensor):
+    try:
+        config.check_tensor(mixers.HIDDEN, tensor)
+    except LayoutError:
+        return False
+    return True
 
 
 @st.composite
@@ -74,7 +83,7 @@ def rotary_table(config, length, dtype):
     """What all attention layers of a model share."""
     base = getattr(config, "rope_base", None)
     wide = torch.promote_types(dtype, torch.float32)
-    return [] if base is None else rotation(0, length, config.head_dim, base, wide, torch.device("cpu"))
+    return [] if base is None else rotation(0, length, config.rotated, base, wide, torch.device("cpu"))
 
 
 @given(options=mixers.mlp(), length=st.integers(1, 9))
@@ -83,7 +92,7 @@ def test_flops_of_the_feed_forward_layer_are_those_counted(options, length):
     assert module.config.flops(mixers.HIDDEN, length) * 2 * length == counted(module, length)
 
 
-@given(options=mixers.attention(), length=st.integers(1, 20))
+@given(options=mixers.attention(sinks=False), length=st.integers(1, 20))
 def test_flops_of_attention_count_half_of_each_tokens_own_key(options, length):
     """PyTorch counts the whole square. Causal attention needs the pairs on and below its diagonal; the convention of
     half the square counts the diagonal itself (and with a window also its lower edge) by half."""

@@ -43,11 +43,17 @@ class Attention(Mixer):
         """Channels per head; independent of hidden_size / num_heads."""
         rope_base: float | None = 10_000.0
         """Base of the rotary frequencies; null for no position embedding."""
+        rotary_dim: int | None = None
+        """Channels of a head that are rotated, its first ones; null for all."""
         window: int | None = None
         """Tokens that a token sees, itself included; null for all before it."""
         qk_norm: bool = False
         """RMSNorm over head_dim on queries and keys, before the rotation."""
         norm_epsilon: float = 1e-5
+        softmax_scale: float | None = None
+        """Scales the products of queries and keys; null means 1 / sqrt(head_dim)."""
+        sinks: bool = False
+        """One learned logit per head in the softmax's denominator, so that a head may attend to nothing."""
         qkv_bias: bool = False
         output_bias: bool = False
         input_multiplier: float | None = None
@@ -64,8 +70,14 @@ class Attention(Mixer):
                     f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}; "
                     "query heads share key-value heads in equal groups"
                 )
-            if self.rope_base is not None and self.head_dim % 2:
-                raise ConfigError(f"head_dim={self.head_dim} must be even for rotary positions; or set rope_base=null")
+            if self.rotary_dim is not None and (self.rope_base is None or not 2 <= self.rotary_dim <= self.head_dim):
+                raise ConfigError(
+                    f"rotary_dim={self.rotary_dim} must be from 2 to head_dim={self.head_dim}, with a rope_base; "
+                    "null rotates all channels"
+                )
+            if self.rotated % 2:
+                field = "head_dim" if self.rotary_dim is None else "rotary_dim"
+                raise ConfigError(f"{field}={self.rotated} must be even for rotary positions; or set rope_base=null")
             if self.window is not None and self.window < 1:
                 raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
 
@@ -76,6 +88,13 @@ class Attention(Mixer):
         @property
         def kv_heads(self) -> int:
             return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+        @property
+        def rotated(self) -> int:
+            """Channels of a head that are rotated."""
+            if self.rope_base is None:
+                return 0
+            return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
         def weights(self, hidden_size: int) -> dict[str, Weight]:
             heads = Axis("num_heads", self.num_heads)
@@ -92,6 +111,8 @@ class Attention(Mixer):
             if self.qk_norm:
                 declared["q_norm"] = replicated(self.head_dim, init=ones, decay=False)
                 declared["k_norm"] = replicated(self.head_dim, init=ones, decay=False)
+            if self.sinks:
+                declared["sinks"] = column(heads, 1, decay=False)
             if self.output_bias:
                 declared["output_bias"] = replicated(hidden_size, init=zeros, decay=False, partial_gradient=False)
             return declared
@@ -111,14 +132,17 @@ class Attention(Mixer):
             self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
         ) -> float:
             """Queries, keys, values, output and the softmax's normaliser; the norm's input, result and statistics; the
-            mask. The rotary table is not counted: all layers share one."""
-            wide = max(element, 4)
+            mask. Sinks make tokens and heads larger by one and the output a copy. The rotary table is not counted: all
+            layers share one."""
+            wide, seen = max(element, 4), sequence_length + self.sinks
             heads, kv_heads = self.num_heads / tensor, max(1.0, self.kv_heads / tensor)
-            per_token = 2 * (heads + kv_heads) * self.head_dim * element + heads * wide
+            kept = seen * (2 * (heads + kv_heads) * (self.head_dim + self.sinks) * element + heads * wide)
             if self.qk_norm:
-                per_token += (heads + kv_heads) * (self.head_dim * (wide + element) + wide)
+                kept += sequence_length * (heads + kv_heads) * (self.head_dim * (wide + element) + wide)
+            if self.sinks:
+                kept += sequence_length * heads * self.head_dim * element
             masked = self.window is not None and self.window < sequence_length
-            return sequence_length * (microbatch * per_token + masked * sequence_length * element)
+            return microbatch * kept + masked * seen**2 * element
 
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(
@@ -135,7 +159,7 @@ class Attention(Mixer):
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         q_SBHP, k_SBKP, v_SBKP = self.project(x_SBD, first=0)
         mask = visible(x_SBD.shape[0], self.config.window, context.documents_SB, x_SBD.device)
-        return self.output(attend(q_SBHP, k_SBKP, v_SBKP, mask))
+        return self.output(self.attend(q_SBHP, k_SBKP, v_SBKP, mask))
 
     def project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """q (S, B, H, P), k and v (S, B, K, P) of x (S, B, D), whose tokens begin at position `first`."""
@@ -154,8 +178,15 @@ class Attention(Mixer):
         if c.qk_norm:
             q, k = rms_norm(q, self.q_norm, c.norm_epsilon), rms_norm(k, self.k_norm, c.norm_epsilon)
         if c.rope_base is not None:
-            q, k = rotate(q, c.rope_base, first), rotate(k, c.rope_base, first)
+            q, k = (rotate(t, c.rope_base, first, c.rotated) for t in (q, k))
         return q, k, v
+
+    def attend(self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) -> Tensor:
+        """What each token reads, (S, B, H, P)."""
+        scale = configured(self.config.softmax_scale, self.config.head_dim**-0.5)
+        if not self.config.sinks:
+            return attend(q_SBHP, k_SBKP, v_SBKP, mask, scale)
+        return attend_with_sinks(q_SBHP, k_SBKP, v_SBKP, mask, scale, self.sinks)
 
     def output(self, y_SBHP: Tensor) -> Tensor:
         """Projection out of the heads. Returns (S, B, D), a partial sum."""
@@ -176,17 +207,34 @@ class Attention(Mixer):
         keys, values = torch.cat([keys, k]), torch.cat([values, v])
         if self.config.window is not None:
             keys, values = keys[-self.config.window :], values[-self.config.window :]
-        y = attend(q, keys, values, torch.ones(1, keys.shape[0], dtype=torch.bool, device=x_BD.device))
+        y = self.attend(q, keys, values, torch.ones(1, keys.shape[0], dtype=torch.bool, device=x_BD.device))
         return self.output(y)[0], (keys, values, seen + 1)
 
 
-def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(P)) v over what `mask` lets each token see; None is causal. Returns (S, B, H, P)."""
+def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(scale q k^T) v over what `mask` lets each token see; None is causal. Returns (S, B, H, P)."""
     q, k, v = (t.permute(1, 2, 0, 3) for t in (q_SBHP, k_SBKP, v_SBKP))
     y_BHSP = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1], scale=scale
     )
     return y_BHSP.permute(2, 0, 1, 3)
+
+
+def attend_with_sinks(
+    q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, scale: float, sinks_H: Tensor
+) -> Tensor:
+    """`attend` with exp(sink) added to each softmax's denominator. Returns (S, B, H, P).
+
+    The sink is a token in front that all see and that has no value. One more channel, which no other key has, makes its
+    score the head's sink; so the kernels for plain attention serve.
+    """
+    q, k, v = (F.pad(t, (0, 0, 0, 0, 0, 0, 1, 0)) for t in (q_SBHP, k_SBKP, v_SBKP))
+    sink_SBH = (sinks_H / scale).to(q.dtype).expand(q.shape[:3])
+    is_sink_S = F.pad(q.new_ones(1), (0, k.shape[0] - 1))
+    q = torch.cat([q, sink_SBH[..., None]], dim=-1)
+    k = torch.cat([k, is_sink_S[:, None, None, None].expand(*k.shape[:3], 1)], dim=-1)
+    mask = None if mask is None else F.pad(mask, (1, 0, 1, 0), value=True)
+    return attend(q, k, F.pad(v, (0, 1)), mask, scale)[1:, ..., :-1].contiguous()
 
 
 def visible(length: int, window: int | None, documents_SB: Tensor | None, device: torch.device) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Rotary position embedding over the whole head dimension (Su et al., 2021), halves rotated against each other."""
+"""Rotary position embedding (Su et al., 2021), halves rotated against each other."""
 
 # S sequence, B batch, H heads, P head dim
 
@@ -20,9 +20,15 @@ def rotation(
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x_SBHP: Tensor, base: float, first: int = 0) -> Tensor:
-    """Rotates queries or keys (S, B, H, P) by their positions, which start at `first`."""
+def rotate(x_SBHP: Tensor, base: float, first: int = 0, channels: int | None = None) -> Tensor:
+    """Rotates the first `channels` (or all) of queries or keys (S, B, H, P) by their positions, from `first` on."""
     wide = torch.promote_types(x_SBHP.dtype, torch.float32)
-    cos, sin = rotation(first, x_SBHP.shape[0], x_SBHP.shape[-1], base, wide, x_SBHP.device)
-    low, high = x_SBHP.to(wide).chunk(2, dim=-1)
-    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x_SBHP.dtype)
+    x, channels = x_SBHP.to(wide), x_SBHP.shape[-1] if channels is None else channels
+    cos, sin = rotation(first, x.shape[0], channels, base, wide, x.device)
+    low, high = x[..., :channels].chunk(2, dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin, x[..., channels:]], dim=-1).to(x_SBHP.dtype)
+
+
+def paired(x_SBHP: Tensor) -> Tensor:
+    """Channels (0, 1), (2, 3), ... brought to where `rotate` turns them against each other, P/2 apart."""
+    return torch.cat([x_SBHP[..., 0::2], x_SBHP[..., 1::2]], dim=-1)
