@@ -133,7 +133,51 @@ def nemotron_h(draw):
     return transformers.NemotronHForCausalLM, config
 
 
-DRAWN = {"falcon_h1": falcon_h1(), "llama": llama(), "mamba2": mamba2(), "nemotron_h": nemotron_h()}
+@st.composite
+def bamba(draw):
+    common = draw(sizes())
+    config = transformers.BambaConfig(
+        **common,
+        **draw(mamba(common["hidden_size"])),
+        num_hidden_layers=3,
+        attn_layer_indices=draw(st.lists(st.integers(0, 2), unique=True)),
+        intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+    )
+    return transformers.BambaForCausalLM, config
+
+
+@st.composite
+def granite_hybrid(draw):
+    common = draw(sizes())
+    config = transformers.GraniteMoeHybridConfig(
+        **common,
+        **draw(mamba(common["hidden_size"])),
+        num_hidden_layers=3,
+        layer_types=[draw(st.sampled_from(["linear_attention", "full_attention"])) for _ in range(3)],
+        num_local_experts=0,
+        shared_intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        attention_bias=draw(st.booleans()),
+        position_embedding_type=draw(st.sampled_from([None, "rope"])),
+        embedding_multiplier=draw(multiplier),
+        logits_scaling=draw(st.sampled_from([1.0, 6.0])),
+        residual_multiplier=draw(multiplier),
+        attention_multiplier=draw(multiplier),
+    )
+    return transformers.GraniteMoeHybridForCausalLM, config
+
+
+DRAWN = {
+    "falcon_h1": falcon_h1(),
+    "llama": llama(),
+    "mamba2": mamba2(),
+    "nemotron_h": nemotron_h(),
+    "bamba": bamba(),
+    "granitemoehybrid": granite_hybrid(),
+}
 """A strategy for (class, configuration) of each family."""
 
 
