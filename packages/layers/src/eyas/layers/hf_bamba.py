@@ -9,9 +9,9 @@ from eyas.layers.hf_tables import (
     MODEL,
     ROPE,
     attention_parts,
-    expansion,
     mamba2_parts,
     mlp_parts,
+    with_expansion,
     with_head_dim,
     with_mamba_head_dim,
     with_rope,
@@ -37,9 +37,7 @@ def finish(config: TheirConfig) -> TheirConfig:
     types = config.pop(LAYER_TYPES)
     config |= {"num_hidden_layers": len(types)}
     config |= {ATTENTION_LAYERS: [index for index, name in enumerate(types) if name == "full_attention"]}
-    if "mamba_n_heads" in config:
-        config |= {"mamba_expand": expansion(config, "mamba_n_heads", "mamba_d_head")}
-    return config
+    return with_expansion(config)
 
 
 BAMBA = Family(

@@ -12,8 +12,8 @@ from eyas.layers.hf_tables import (
     OLD_LAYER_TYPES,
     ROPE,
     attention_parts,
-    expansion,
     mamba2_parts,
+    with_expansion,
     with_head_dim,
     with_mamba_head_dim,
     with_rope,
@@ -34,9 +34,7 @@ def complete(config: TheirConfig) -> TheirConfig:
 
 def finish(config: TheirConfig) -> TheirConfig:
     """The inverse; the softmax's scale is written out where it is the usual one."""
-    config |= {"num_hidden_layers": len(config[LAYER_TYPES])}
-    if "mamba_n_heads" in config:
-        config |= {"mamba_expand": expansion(config, "mamba_n_heads", "mamba_d_head")}
+    config = with_expansion(config | {"num_hidden_layers": len(config[LAYER_TYPES])})
     if "head_dim" in config:
         config |= {POSITIONS: None if config[ROPE.theirs] is None else "rope"}
         config["attention_multiplier"] = config["attention_multiplier"] or config["head_dim"] ** -0.5

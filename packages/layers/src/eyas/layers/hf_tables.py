@@ -141,3 +141,10 @@ def expansion(config: Mapping[str, Any], heads: str, head_dim: str) -> int:
             f"mamba2: num_heads * head_dim = {inner} is no multiple of hidden_size={hidden}, which the config.json asks"
         )
     return int(inner // hidden)
+
+
+def with_expansion(config: TheirConfig) -> TheirConfig:
+    """Adds the width of Mamba-2, or where there is none, one head: transformers checks it all the same."""
+    if "mamba_n_heads" not in config:
+        return config | {"mamba_n_heads": 1, "mamba_d_head": "auto"}
+    return config | {"mamba_expand": expansion(config, "mamba_n_heads", "mamba_d_head")}
