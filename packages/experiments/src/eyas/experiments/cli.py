@@ -75,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
     generate.add_argument("--top-k", type=int, default=50, help="draw among the likeliest k")
     generate.add_argument("--seed", type=int, default=0)
+    import_hf = command("import-hf", "make a run folder of a model in Hugging Face's format")
+    import_hf.add_argument("source", type=Path, help="folder with config.json, safetensors and tokenizer.json")
+    import_hf.add_argument("--name", help="folder under runs; the model_type if left out")
+    export_hf = command("export-hf", "write a run's model so that transformers loads it")
+    export_hf.add_argument("run", type=Path, help="run folder")
+    export_hf.add_argument("target", type=Path, help="folder to make")
     results = command("results", "table of a run or a multirun")
     results.add_argument("directory", type=Path, help="run folder, or a folder of runs")
     results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
@@ -119,6 +125,20 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def run_import_hf(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.import_hf import import_hf
+
+    print(f"Run folder: {import_hf(known.source, known.name)}")
+    return 0
+
+
+def run_export_hf(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.export_hf import export_hf
+
+    export_hf(known.run, known.target)
+    return 0
+
+
 def run_results(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.results_command import print_results
 
@@ -144,6 +164,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "train": run_train,
     "resume": run_resume,
     "generate": run_generate,
+    "import-hf": run_import_hf,
+    "export-hf": run_export_hf,
     "results": run_results,
     "layers": run_layers,
     "models": run_models,

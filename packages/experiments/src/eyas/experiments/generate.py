@@ -9,12 +9,8 @@ from torch import Tensor
 
 from eyas.core.errors import CheckpointError, ConfigError
 from eyas.experiments import run_folder
-from eyas.experiments.tokenizer import load_tokenizer
+from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
 from eyas.layers.model import HybridLM
-
-END = 0
-"""The token that ends a document."""
-
 
 def generate(
     folder: Path, prompt: str, *, tokens: int, temperature: float = 0.8, top_k: int | None = 50, seed: int = 0
@@ -29,15 +25,16 @@ def generate(
         )
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
+    end = number_of(tokenizer, run_folder.open_run(folder).data.end_of_document)
     ids = tokenizer.encode(prompt).ids
     random = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         states = model.initial_state(1)
-        for token in [END, *ids]:
+        for token in [*opening(tokenizer, end), *ids]:
             logits, states = model.step(torch.tensor([token]), states)
         for _ in range(tokens):
             token = pick(logits[0, : tokenizer.get_vocab_size()], temperature, top_k, random)
-            if token == END:
+            if token == end:
                 break
             ids.append(token)
             logits, states = model.step(torch.tensor([token]), states)

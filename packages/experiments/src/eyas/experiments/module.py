@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
 from eyas.layers.model import HybridLM, Stage
+from eyas.parallel import checkpoint
 from eyas.parallel.engine import Engine, context_here, device_here, stage_here
 from eyas.parallel.stages import split
 
@@ -25,9 +27,10 @@ class TrainingModule(LightningModule):
 
     automatic_optimization = False
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, run: RunConfig, start: Path | None = None) -> None:
+        """`start` is the checkpoint whose weights the model begins with; drawn ones without it."""
         super().__init__()
-        self.run = run
+        self.run, self.start = run, start
         self.spec = run.spec
         self.dtype_ = DTYPES[run.trainer.precision]
         self.model: HybridLM | None = None
@@ -44,6 +47,9 @@ class TrainingModule(LightningModule):
         here = stage_here()
         stage = Stage(stages[here], first=here == 0, last=here == layout.pipeline - 1)
         self.model = HybridLM(self.spec, context_here(layout, self.dtype_), stage).initialise(self.run.seed)
+        if self.start is not None:
+            shards = checkpoint.sharded_weights(self.model, layout)
+            self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
 
     def make_engine(self, fitting: bool) -> Engine:
         """The engine around this rank's stage; with an optimizer when fitting."""

@@ -16,6 +16,7 @@ from eyas.experiments.compose_errors import UPSTREAM, explain
 from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
+from eyas.experiments.start_from import keep_imported_files, with_start
 from eyas.experiments.summary import print_summary
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import follow, launch
@@ -72,13 +73,15 @@ def note_failure(job: Job, error: EyasError, *, dry_run: bool) -> None:
 
 def train_one(job: Job, *, dry_run: bool) -> None:
     """Checks and runs one configuration."""
-    run = load_run(job.config)
+    config = with_start(job)
+    run = load_run(config)
     if dry_run:
         print_dry_run(run)
         return
     check_machine(run)
     prepared = prepare(run.data)
-    folder = run_folder.claim(job.folder, job.config, job.overrides)
+    folder = run_folder.claim(job.folder, config, job.overrides)
+    keep_imported_files(run.start_from, folder)
     run_folder.write_data(folder, prepared)
     start(folder, run, folder / run_folder.CONFIG)
 
@@ -93,8 +96,9 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     for override in overrides:
         apply(data, override)
     run = load_run(data)
-    if not any((folder / run_folder.CHECKPOINTS).glob("step-*[0-9]")):
-        raise CheckpointError(f"{folder} has no complete checkpoint to go on from; start the run again with eyas train")
+    run_folder.check_checkpoint(folder, "go on from; start the run again")
+    if not (folder / run_folder.DATA).exists():
+        raise CheckpointError(f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}")
     check_machine(run)
     run_folder.write_data(folder, prepare(run.data))
     number = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -40,6 +41,10 @@ class Correspondence:
         if self.squeezed is not None:
             shape.insert(self.squeezed, 1)
         return tuple(shape)
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
 
     def check(self, shape: Shape) -> None:
         """Raises CheckpointError for a tensor of another shape."""
