@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import CheckpointError, ConfigError
 from eyas.core.model import load_model
-from eyas.layers.hf_families import FAMILIES, family_of_config, family_of_model
+from eyas.layers.hf import Part
+from eyas.layers.hf_families import family_of_config, family_of_model
 from eyas.layers.hf_options import from_json, model_data
-from eyas.layers.hf_tensors import our_tensors, their_tensors
+from eyas.layers.hf_tensors import expand, our_tensors, their_tensors
 from eyas.layers.model import HybridLM
 
 transformers = pytest.importorskip("transformers")
@@ -104,3 +105,43 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(name, data):
         our_tensors(family, spec, {**state, "model.extra": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=f"{first!r} has shape"):
         our_tensors(family, spec, {**state, first: torch.zeros(3, 5)})
+
+
+LAYERS = {
+    "attn": {"kind": "attention", "num_heads": 2, "head_dim": 4},
+    "local": {"kind": "attention", "num_heads": 2, "head_dim": 4, "window": 8},
+    "ssm": {"kind": "mamba2", "num_heads": 2, "head_dim": 4, "state_size": 4},
+    "ffn": {"kind": "mlp", "intermediate_size": 8},
+    "relu": {"kind": "mlp", "intermediate_size": 8, "activation": "squared_relu", "gated": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        (["ssm+ffn"], r"falcon_h1: model.pattern: blocks from 0 on are \[mamba2\+mlp\]"),
+        (["attn", "ffn", "attn"], r"llama: model.pattern: blocks from 2 on are \[attention\], but a layer of llama is"),
+        (["local", "ffn"], "llama: attention.window=8 cannot be expressed by llama"),
+        (["attn", "ffn", "local", "ffn"], "llama: model.layers.attn and local are attention layers with different"),
+        (["attn", "relu"], "llama: mlp.gated=False cannot be expressed by llama"),
+    ],
+)
+def test_a_model_of_no_family_is_refused_with_the_reason(pattern, reason):
+    spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": pattern})
+    with pytest.raises(ConfigError, match=f"no family .*{reason}"):
+        family_of_model(spec)
+
+
+@given(experts=st.integers(1, 4), parts=st.integers(1, 3))
+def test_tensors_of_single_experts_are_stacked_and_taken_apart(experts, parts):
+    names = tuple("abc"[:parts])
+    ours = {f"moe.{name}": torch.randn(experts, 2 + index, 3) for index, name in enumerate(names)}
+    shapes = {name: ours[f"moe.{name}"].shape for name in names}
+    table = list(expand(Part("experts.{}.w", names), "layer.", "moe.", shapes))
+    assert [tensor.theirs for tensor in table] == [f"layer.experts.{number}.w" for number in range(experts)]
+    again = {name: torch.zeros_like(tensor) for name, tensor in ours.items()}
+    for number, tensor in enumerate(table):
+        theirs = tensor.write(ours)
+        assert torch.equal(theirs, torch.cat([part[number] for part in ours.values()]))
+        tensor.read(theirs, again)
+    assert all(torch.equal(again[name], ours[name]) for name in ours)

@@ -12,6 +12,7 @@ from eyas.experiments import run_folder
 from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
 from eyas.layers.model import HybridLM
 
+
 def generate(
     folder: Path, prompt: str, *, tokens: int, temperature: float = 0.8, top_k: int | None = 50, seed: int = 0
 ) -> str:

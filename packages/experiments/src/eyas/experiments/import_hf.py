@@ -42,7 +42,9 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs")) 
     end = hf_folder.end_of_document(source, config, tokens)
     number_of(tokenizer, end)
     if len(tokenizer.encode("").ids) > 1:
-        raise DataError(f"{source / hf_folder.TOKENIZER} puts several tokens around a text; one, before it, can be kept to")
+        raise DataError(
+            f"{source / hf_folder.TOKENIZER} puts several tokens around a text; one, before it, can be kept to"
+        )
     name = name or family.model_type
     data = {"vocab_size": len(tokens), "end_of_document": end}
     run = load_run({"name": name, "runs": str(runs), "model": model, "data": data})

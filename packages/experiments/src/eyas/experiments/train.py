@@ -98,7 +98,9 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     run = load_run(data)
     run_folder.check_checkpoint(folder, "go on from; start the run again")
     if not (folder / run_folder.DATA).exists():
-        raise CheckpointError(f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}")
+        raise CheckpointError(
+            f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}"
+        )
     check_machine(run)
     run_folder.write_data(folder, prepare(run.data))
     number = 1

@@ -66,7 +66,9 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     prepared = run_folder.read_data(folder)
     steps = run.trainer.max_steps
     validation = validation_batches(run.data, prepared, share)
-    weights = None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
+    weights = (
+        None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
+    )
     module = TrainingModule(run, weights)
     log = RunLogger(folder)
     trainer = Trainer(

@@ -69,7 +69,7 @@ def hf_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
                     f"{option.theirs} for both"
                 )
         config[option.theirs] = option.to_theirs(found[first])
-    expected = our_defaults(mixers) | family.ours
+    expected = {**our_defaults(mixers), **family.ours}
     for path, value in values.items():
         if value != canonical(path, expected.get(path)):
             raise ConfigError(f"{path}={value} cannot be expressed by {family.model_type}")
@@ -94,7 +94,9 @@ def blocks_of(family: Family, layer_type: str) -> Blocks:
     """The blocks that a layer of theirs makes."""
     if layer_type not in family.layer_types:
         known = ", ".join(family.layer_types)
-        raise ConfigError(f"config.json: layers of type {layer_type!r} are not supported; {family.model_type} has {known}")
+        raise ConfigError(
+            f"config.json: layers of type {layer_type!r} are not supported; {family.model_type} has {known}"
+        )
     return family.layer_types[layer_type]
 
 
@@ -137,9 +139,7 @@ def our_values(spec: ModelSpec, mixers: Mapping[str, MixerConfig]) -> dict[str, 
     outer = {name: value for name, value in dump(spec).items() if name not in ("name", "layers", "pattern")}
     values = outer | {f"{kind}.{name}": value for kind, layer in mixers.items() for name, value in dump(layer).items()}
     return {
-        path: canonical(path, value)
-        for path, value in values.items()
-        if path.rpartition(".")[2] not in WITHOUT_EFFECT
+        path: canonical(path, value) for path, value in values.items() if path.rpartition(".")[2] not in WITHOUT_EFFECT
     }
 
 
