@@ -104,7 +104,7 @@ def test_an_imported_model_and_its_export_continue_a_text_alike(place, llama):
 
 
 def test_half_precision_is_read_exactly(place, llama):
-    folder, model = llama
+    folder, _ = llama
     half = place / "half"
     shutil.copytree(folder, half)
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / hf_folder.WEIGHTS).items()}

@@ -24,6 +24,10 @@ BESIDE = (
     TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 """Files about the tokenizer and its use that an imported run keeps for its export."""
+NO_PICKLES = (
+    "which Eyas does not open because it can run any code: save the model with transformers' save_pretrained, which "
+    "writes safetensors"
+)
 DTYPES = ("F32", "BF16", "F16")
 """Types of tensors that float32 holds exactly."""
 
@@ -51,12 +55,7 @@ def weight_files(folder: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             pickled = sorted(path.name for path in folder.glob("*.bin"))
-            why = (
-                f"; {pickled[0]} is a pickle, which Eyas does not open because it can run any code: save the model with "
-                "transformers' save_pretrained, which writes safetensors"
-                if pickled
-                else ""
-            )
+            why = f"; {pickled[0]} is a pickle, {NO_PICKLES}" if pickled else ""
             raise DataError(f"{file} is missing{why}")
     return files
 

@@ -67,7 +67,8 @@ def given_tokenizer(config: DataConfig) -> Tokenizer:
     tokenizer = load_tokenizer(Path(config.tokenizer))
     if (size := entries(tokenizer)) != config.vocab_size:
         raise ConfigError(
-            f"data.vocab_size={config.vocab_size}, but {config.tokenizer} has {size} entries; set data.vocab_size={size}"
+            f"data.vocab_size={config.vocab_size}, but {config.tokenizer} has {size} entries; "
+            f"set data.vocab_size={size}"
         )
     number_of(tokenizer, config.end_of_document)
     return tokenizer
