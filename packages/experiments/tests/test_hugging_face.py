@@ -250,3 +250,25 @@ def test_tables_name_every_tensor_of_a_family(llama):
     spec = load_spec(model_data(family, config))
     ours = [name for tensor in correspondences(family, spec).values() for name in tensor.ours]
     assert len(ours) == len(set(ours))
+
+
+@pytest.mark.parametrize("option", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
+def test_a_missing_size_is_named(place, llama, option):
+    folder = damaged(place, llama, f"without-{option}")
+    config = json.loads((folder / "config.json").read_text())
+    del config[option], config["head_dim"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=rf"^config.json: ({option}|head_dim) is missing$"):
+        import_hf(folder, "refused", place / "runs")
+
+
+def test_older_spellings_of_rotary_positions_are_read(place, llama):
+    folder = damaged(place, llama, "older")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "rope_scaling": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    run = import_hf(folder, "older", place / "runs")
+    assert run_folder.open_run(run).spec.layers["attn"].rope_base == 10_000.0
+    with_option(folder, rope_scaling={"type": "linear", "factor": 2.0})
+    with pytest.raises(ConfigError, match="rope_parameters.rope_type='linear' is not supported"):
+        import_hf(folder, "refused", place / "runs")

@@ -120,7 +120,10 @@ LAYERS = {
     ("pattern", "reason"),
     [
         (["ssm+ffn"], r"falcon_h1: model.pattern: blocks from 0 on are \[mamba2\+mlp\]"),
-        (["attn", "ffn", "attn"], r"llama: model.pattern: blocks from 2 on are \[attention\], but a layer of llama is"),
+        (
+            ["attn", "ffn", "attn+ssm"],
+            r"llama: model.pattern: blocks from 2 on are \[attention\+mamba2\], but a layer of llama is",
+        ),
         (["local", "ffn"], "llama: attention.window=8 cannot be expressed by llama"),
         (["attn", "ffn", "local", "ffn"], "llama: model.layers.attn and local are attention layers with different"),
         (["attn", "relu"], "llama: mlp.gated=False cannot be expressed by llama"),

@@ -11,6 +11,7 @@ from eyas.layers.hf_tables import (
     attention_parts,
     mamba2_parts,
     mlp_parts,
+    needed,
     with_expansion,
     with_head_dim,
     with_mamba_head_dim,
@@ -25,7 +26,9 @@ def complete(config: TheirConfig) -> TheirConfig:
     """Transformers rotates half of a head's channels, whatever the config.json says."""
     config = with_mamba_head_dim(with_head_dim(with_rope(config)))
     attention = config.pop(ATTENTION_LAYERS, None) or []
-    types = ["full_attention" if i in attention else "linear_attention" for i in range(config["num_hidden_layers"])]
+    types = [
+        "full_attention" if i in attention else "linear_attention" for i in range(needed(config, "num_hidden_layers"))
+    ]
     return config | {LAYER_TYPES: types, ROTARY_DIM: config.get("head_dim", 0) // 2}
 
 

@@ -61,7 +61,10 @@ FALCON_H1 = Family(
         option(DOWN, "mlp.down_multiplier"),
     ),
     fixed={"hidden_act": "silu", "attention_dropout": 0.0, **DEFAULT_ROPE},
-    unread=frozenset({"num_hidden_layers", "mamba_d_ssm", "mamba_expand", "mamba_chunk_size", "mamba_use_mlp"}),
+    unread=frozenset({
+        "num_hidden_layers", "mamba_d_ssm", "mamba_expand", "mamba_chunk_size", "mamba_use_mlp", "mlp_expansion_factor",
+        "time_step_rank", "time_step_min", "time_step_max", "time_step_floor",
+    }),
     layer_types={"hybrid": (("mamba2", "attention"), ("mlp",))},
     names=Names(norms=("input_layernorm", "pre_ff_layernorm"), final_norm="model.final_layernorm.weight"),
     mixers={
@@ -71,4 +74,4 @@ FALCON_H1 = Family(
     },
     complete=complete,
     finish=finish,
-)
+)  # fmt: skip

@@ -13,6 +13,7 @@ from eyas.layers.hf_tables import (
     ROPE,
     attention_parts,
     mamba2_parts,
+    needed,
     with_expansion,
     with_head_dim,
     with_mamba_head_dim,
@@ -28,7 +29,7 @@ def complete(config: TheirConfig) -> TheirConfig:
     if config.pop(POSITIONS, None) != "rope":
         config |= {ROPE.theirs: None}
     types = config.get(LAYER_TYPES) or config.pop("layers_block_type", None)
-    types = types or ["linear_attention"] * config["num_hidden_layers"]
+    types = types or ["linear_attention"] * needed(config, "num_hidden_layers")
     return config | {LAYER_TYPES: [OLD_LAYER_TYPES.get(name, name) for name in types]}
 
 
@@ -73,6 +74,7 @@ GRANITE_HYBRID = Family(
     unread=frozenset({
         "num_hidden_layers", "mamba_expand", "mamba_chunk_size", "intermediate_size", "num_experts_per_tok",
         "output_router_logits", "router_aux_loss_coef", "init_method",
+        "normalization_function",
     }),
     layer_types={"linear_attention": (("mamba2",), ("mlp",)), "full_attention": (("attention",), ("mlp",))},
     names=Names(norms=("input_layernorm", "post_attention_layernorm"), final_norm="model.norm.weight"),

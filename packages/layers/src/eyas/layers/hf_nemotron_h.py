@@ -12,7 +12,6 @@ from eyas.layers.hf_tables import (
     attention_parts,
     mamba2_parts,
     mlp_parts,
-    with_head_dim,
 )
 
 LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
@@ -27,8 +26,8 @@ EXPERTS = frozenset({
 
 
 def complete(config: TheirConfig) -> TheirConfig:
-    """The types of the layers, from whichever spelling there is."""
-    config = with_head_dim(config)
+    """The types of the layers, from whichever spelling there is; an older name of the width of a head."""
+    config = {"head_dim": config.pop("attention_head_dim", 128)} | config
     letters = config.pop("hybrid_override_pattern", None)
     types = config.pop("layers_block_type", None) or [LETTERS.get(letter, letter) for letter in letters or ""]
     return config | {LAYER_TYPES: [OLD_LAYER_TYPES.get(name, name) for name in types]}
@@ -84,7 +83,8 @@ NEMOTRON_H = Family(
     unread=EXPERTS | {
         "num_hidden_layers", "chunk_size", "expand", "mamba_proj_bias", "mamba_ssm_cache_dtype", "use_mamba_kernels",
         "mtp_layers_block_type", "residual_in_fp32", "rescale_prenorm_residual", "time_step_limit", "time_step_max",
-        "time_step_floor",
+        "time_step_floor", "rms_norm_eps", "norm_eps", "rope_theta", "partial_rotary_factor", "rope_scaling",
+        "rope_parameters.rope_theta", "rope_parameters.rope_type", "rope_parameters.partial_rotary_factor",
     },
     ours={"attention.rope_base": None, "mlp.gated": False},
     layer_types={

@@ -27,14 +27,14 @@ WITHOUT_EFFECT = frozenset({"kernel", "chunk_size", "time_step_min", "time_step_
 def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """The `model` group for a config.json. Raises ConfigError naming an option that is unknown or cannot be kept to."""
     given = family.complete(flat(config))
-    read = {option.theirs for option in family.options} | family.fixed.keys() | {LAYER_TYPES}
-    for key in sorted(given.keys() - read - family.unread - EVERYWHERE):
-        raise ConfigError(f"config.json: {key}={given[key]!r} is no option of {family.model_type} that Eyas knows")
     for key, value in family.fixed.items():
         if given.get(key, value) != value:
             raise ConfigError(
                 f"config.json: {key}={given[key]!r} is not supported; {family.model_type} is read with {key}={value!r}"
             )
+    read = {option.theirs for option in family.options} | family.fixed.keys() | {LAYER_TYPES}
+    for key in sorted(given.keys() - read - family.unread - EVERYWHERE):
+        raise ConfigError(f"config.json: {key}={given[key]!r} is no option of {family.model_type} that Eyas knows")
     blocks = [block for kind in given[LAYER_TYPES] for block in blocks_of(family, kind)]
     kinds = {kind: {"kind": kind} for block in blocks for kind in block}
     values = {path: value for path, value in family.ours.items() if wanted(path, kinds)}

@@ -107,6 +107,13 @@ DEFAULT_ROPE = {"rope_parameters.rope_type": "default"}
 """Rotary positions without any scaling."""
 
 
+def needed(config: TheirConfig, key: str) -> int:
+    """A size that there is no default for."""
+    if not isinstance(config.get(key), int):
+        raise ConfigError(f"config.json: {key} is missing")
+    return int(config[key])
+
+
 def with_head_dim(config: TheirConfig) -> TheirConfig:
     """The width of an attention head, where the hidden size decides it."""
     if config.get("head_dim") is None and {"hidden_size", "num_attention_heads"} <= config.keys():
@@ -118,13 +125,13 @@ def with_mamba_head_dim(config: TheirConfig) -> TheirConfig:
     """The width of a Mamba-2 head, where the inner size decides it."""
     if config.get("mamba_d_head", "auto") != "auto":
         return config
-    inner = config.get("mamba_d_ssm") or int(config.get("mamba_expand", 2) * config["hidden_size"])
-    return config | {"mamba_d_head": inner // config["mamba_n_heads"]}
+    inner = config.get("mamba_d_ssm") or int(config.get("mamba_expand", 2) * needed(config, "hidden_size"))
+    return config | {"mamba_d_head": inner // needed(config, "mamba_n_heads")}
 
 
 def with_layers(config: TheirConfig, layer_type: str) -> TheirConfig:
     """All layers of one type."""
-    return config | {LAYER_TYPES: [layer_type] * config["num_hidden_layers"]}
+    return config | {LAYER_TYPES: [layer_type] * needed(config, "num_hidden_layers")}
 
 
 def without_layers(config: TheirConfig) -> TheirConfig:
