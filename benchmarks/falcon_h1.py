@@ -8,7 +8,9 @@ import torch
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
 from eyas.core.model import load_model
-from eyas.layers import hf_falcon_h1
+from eyas.layers.hf_falcon_h1 import FALCON_H1
+from eyas.layers.hf_options import from_json, model_data
+from eyas.layers.hf_tensors import our_tensors
 from eyas.layers.model import HybridLM
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -48,7 +50,7 @@ def their_model(size: str, chunk: int, *, steep: bool = False, **options: Any) -
 
 def our_model(theirs: FalconH1ForCausalLM) -> HybridLM:
     """Ours with the same weights."""
-    spec = load_model(hf_falcon_h1.model_data(theirs.config.to_dict()))
+    spec = load_model(model_data(FALCON_H1, from_json(theirs.config.to_json_string())))
     model = HybridLM(spec)
-    model.load_state_dict(hf_falcon_h1.weights(theirs.state_dict(), spec))
+    model.load_state_dict(our_tensors(FALCON_H1, spec, theirs.state_dict()))
     return model

@@ -214,6 +214,67 @@ def test_a_run_that_predicts_further_tokens_reports_them_and_speculates(place, c
     assert re.search(r"^accepted \d+ of \d+ drafted tokens \(\d+%\)$", said[1].err, re.MULTILINE)
 
 
+def test_transformers_continues_a_text_as_a_trained_run_does(place, one_process, capsys):
+    transformers = pytest.importorskip("transformers")
+    target = place / "exported"
+    assert main(["export-hf", str(one_process), str(target)]) == 0
+    assert main(["generate", str(one_process), "--prompt", "word1 ", "--tokens", "8", "--temperature", "0"]) == 0
+    ours, err = capsys.readouterr()
+    assert err == ""
+    model = transformers.AutoModelForCausalLM.from_pretrained(target).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(target)
+    tokens = tokenizer("word1 ", return_tensors="pt").input_ids
+    theirs = tokenizer.decode(model.generate(tokens, max_new_tokens=8, do_sample=False)[0], skip_special_tokens=True)
+    assert ours == theirs + "\n"
+    assert tokenizer("a <|endoftext|> b").input_ids.count(0) == 1, "the one before the text"
+
+
+def test_a_run_starts_from_a_model_of_transformers(place, monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    from eyas.experiments.tokenizer import train_tokenizer
+
+    source = place / "llama"
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, eos_token_id=0,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(source)
+    texts = [path.read_text() for path in place.glob("text*.txt")]
+    train_tokenizer(iter(texts), 300).save(str(source / "tokenizer.json"))
+    monkeypatch.chdir(place)
+    assert main(["import-hf", str(source), "--name", "imported"]) == 0
+    start = capsys.readouterr().out.removeprefix("Run folder: ").strip()
+
+    short = [option for option in SMALL if not option.startswith(("model.", "data.vocab_size"))]
+    options = ["data.files=text*.txt", *short, "trainer.max_steps=3", "schedule.warmup_steps=0"]
+    process = eyas(place, "train", f"start_from={start}", "name=tuned", "layout.tensor=2", *options)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (folder,) = (place / "runs" / "tuned").iterdir()
+    assert losses(folder)[2] < losses(folder)[0]
+    untrained = loss_before_training(place / start, folder)
+    assert abs(losses(folder)[0] - untrained) < 1e-4 * untrained
+
+    assert main(["export-hf", str(folder), str(place / "tuned")]) == 0
+    assert type(transformers.AutoModelForCausalLM.from_pretrained(place / "tuned")).__name__ == "LlamaForCausalLM"
+    capsys.readouterr()
+    assert main(["train", f"start_from={start}", "model=mamba2_tiny", *options]) == 2
+    assert capsys.readouterr().err.startswith(f"eyas: start_from={start} decides the model")
+    assert main(["resume", start]) == 2
+    assert f"eyas train start_from={start}" in capsys.readouterr().err
+
+
+def loss_before_training(start, tuned):
+    """The loss of the imported model on the first batch that the tuned run saw."""
+    from eyas.experiments.batches import Share, training_batches
+    from eyas.experiments.generate import load_model
+    from eyas.experiments.run_folder import open_run, read_data
+
+    run = open_run(tuned)
+    batch = training_batches(run.data, read_data(tuned), Share(run.trainer.global_batch), 1)[0]
+    return load_model(start)(batch["tokens"], batch["labels"]).mean().item()
+
+
 def test_torchrun_may_start_the_ranks(place, one_process):
     environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -5,17 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
-from eyas.experiments.stops import END, Stops
+from eyas.experiments.stops import Stops
 from eyas.experiments.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(iter(["a falcon reads what the eyas writes, ça et là " * 20]), 290)
+END = 0
 characters = st.text("a falcoeysçà,", min_size=1)
 ascii_only = st.text("a falcoeys,", min_size=1)
 
 
 @given(st.lists(st.integers(1, 289), max_size=40), st.lists(characters, max_size=3))
 def test_a_text_stops_at_the_token_that_completes_a_stop_text(tokens, texts):
-    stops = Stops(TOKENIZER, texts)
+    stops = Stops(TOKENIZER, END, texts)
     new = []
     for token in tokens:
         new.append(token)
@@ -29,7 +30,7 @@ def test_a_text_stops_at_the_token_that_completes_a_stop_text(tokens, texts):
 @given(ascii_only, ascii_only, ascii_only)
 def test_a_stop_text_is_found_where_every_character_is_a_token(before, stop, behind):
     of_character = {TOKENIZER.decode([token]): token for token in range(1, 257)}
-    stops, new = Stops(TOKENIZER, [stop]), []
+    stops, new = Stops(TOKENIZER, END, [stop]), []
     for character in before + stop + behind:
         new.append(of_character[character])
         if stops(new):
@@ -40,7 +41,7 @@ def test_a_stop_text_is_found_where_every_character_is_a_token(before, stop, beh
 
 
 def test_the_documents_end_ends_a_text_and_is_not_part_of_it():
-    stops = Stops(TOKENIZER, [])
+    stops = Stops(TOKENIZER, END, [])
     tokens = TOKENIZER.encode("a falcon").ids
     assert not stops(tokens)
     assert stops([*tokens, END])
@@ -49,4 +50,4 @@ def test_the_documents_end_ends_a_text_and_is_not_part_of_it():
 
 def test_an_empty_stop_text_is_refused():
     with pytest.raises(ConfigError, match="empty stop text"):
-        Stops(TOKENIZER, ["a", ""])
+        Stops(TOKENIZER, END, ["a", ""])

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import CheckpointError
 from eyas.core.model import load_model
-from eyas.layers import hf_falcon_h1
+from eyas.layers.hf_falcon_h1 import FALCON_H1
+from eyas.layers.hf_options import from_json, model_data
+from eyas.layers.hf_tensors import our_tensors
 from eyas.layers.model import HybridLM
 
 transformers = pytest.importorskip("transformers")
@@ -52,9 +54,9 @@ def their_model(*, norm, before_gate, groups, tied, seed, heads=4, kv_heads=2, b
 
 
 def our_model(theirs):
-    spec = load_model(hf_falcon_h1.model_data(theirs.config.to_dict()))
+    spec = load_model(model_data(FALCON_H1, from_json(theirs.config.to_json_string())))
     model = HybridLM(spec)
-    model.load_state_dict(hf_falcon_h1.weights(theirs.state_dict(), spec))
+    model.load_state_dict(our_tensors(FALCON_H1, spec, theirs.state_dict()))
     return model, spec
 
 
@@ -68,7 +70,7 @@ def assert_equal_models(theirs, seed):
     for logits in (expected, actual):
         F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
     their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    for name, gradient in hf_falcon_h1.weights(their_gradients, spec).items():
+    for name, gradient in our_tensors(FALCON_H1, spec, their_gradients).items():
         assert_close(ours.get_parameter(name).grad, gradient, name)
 
 
@@ -103,6 +105,6 @@ def test_a_missing_and_an_unknown_tensor_are_named():
     _, spec = our_model(theirs)
     state = theirs.state_dict()
     with pytest.raises(CheckpointError, match="model.layers.0.self_attn.q_proj.weight"):
-        hf_falcon_h1.weights({k: v for k, v in state.items() if "q_proj" not in k}, spec)
+        our_tensors(FALCON_H1, spec, {k: v for k, v in state.items() if "q_proj" not in k})
     with pytest.raises(CheckpointError, match="model.extra"):
-        hf_falcon_h1.weights({**state, "model.extra": torch.zeros(1)}, spec)
+        our_tensors(FALCON_H1, spec, {**state, "model.extra": torch.zeros(1)})

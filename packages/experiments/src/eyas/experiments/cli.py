@@ -100,6 +100,12 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--speculate", action="store_true", help="draft with the tail of the pattern; needs --greedy")
     generate.add_argument("--save-prefix", type=Path, metavar="FILE", help="keep the state behind the prompt")
     generate.add_argument("--from-prefix", type=Path, metavar="FILE", help="continue a state that was kept")
+    import_hf = command("import-hf", "make a run folder of a model in Hugging Face's format")
+    import_hf.add_argument("source", type=Path, help="folder with config.json, safetensors and tokenizer.json")
+    import_hf.add_argument("--name", help="folder under runs; the model_type if left out")
+    export_hf = command("export-hf", "write a run's model so that transformers loads it")
+    export_hf.add_argument("run", type=Path, help="run folder")
+    export_hf.add_argument("target", type=Path, help="folder to make")
     results = command("results", "table of a run or a multirun")
     results.add_argument("directory", type=Path, help="run folder, or a folder of runs")
     results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
@@ -154,6 +160,20 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def run_import_hf(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.import_hf import import_hf
+
+    print(f"Run folder: {import_hf(known.source, known.name)}")
+    return 0
+
+
+def run_export_hf(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.export_hf import export_hf
+
+    export_hf(known.run, known.target)
+    return 0
+
+
 def run_results(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.results_command import print_results
 
@@ -186,6 +206,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "train": run_train,
     "resume": run_resume,
     "generate": run_generate,
+    "import-hf": run_import_hf,
+    "export-hf": run_export_hf,
     "results": run_results,
     "new-mixer": run_new_mixer,
     "layers": run_layers,

@@ -15,6 +15,8 @@ from eyas.experiments.documents import read_documents
 
 SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 """Parts of Python's standard library that are not its own source, or hold broken text on purpose."""
+END_OF_DOCUMENT = "<|endoftext|>"
+"""The token after every document, in a tokenizer of ours; its number is 0."""
 SMALLEST_VOCABULARY = 257
 """Every byte, and the token that ends a document."""
 
@@ -33,6 +35,10 @@ class DataConfig:
     """Share of the documents that is kept for validation."""
     vocab_size: int = 4096
     """Entries of the byte-level BPE vocabulary that is trained on the training documents."""
+    tokenizer: str | None = None
+    """A tokenizer.json of vocab_size entries to use as it is; null trains one."""
+    end_of_document: str = END_OF_DOCUMENT
+    """The token after every document; only another tokenizer has another one."""
     sequence_length: int = 256
     """Tokens in a sequence."""
     validation_sequences: int | None = 256
@@ -52,7 +58,7 @@ class DataConfig:
                 f"data.validation_fraction={self.validation_fraction} is no share of the documents; "
                 "choose one between 0 and 1"
             )
-        if self.vocab_size < SMALLEST_VOCABULARY:
+        if self.tokenizer is None and self.vocab_size < SMALLEST_VOCABULARY:
             raise ConfigError(
                 f"data.vocab_size={self.vocab_size} has no room for the 256 bytes and the end of a document; "
                 f"choose {SMALLEST_VOCABULARY} or more"

@@ -11,8 +11,8 @@ import torch
 
 from eyas.core.errors import CheckpointError, ConfigError
 from eyas.experiments import run_folder
-from eyas.experiments.stops import END, Stops
-from eyas.experiments.tokenizer import load_tokenizer
+from eyas.experiments.stops import Stops
+from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
 from eyas.layers import states
 from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
@@ -52,19 +52,22 @@ def generate(
     check(prompts, tokens, sampling, from_prefix, save_prefix, speculate)
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
-    stops = Stops(tokenizer, stop)
+    end = number_of(tokenizer, run_folder.open_run(folder).data.end_of_document)
+    first = opening(tokenizer, end)
+    stops = Stops(tokenizer, end, stop)
     limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": tokenizer.get_vocab_size()}
-    rest = [tokenizer.encode(prompt).ids for prompt in prompts]
+    begins = from_prefix is None
+    rest = [tokenizer.encode(prompt, add_special_tokens=begins).ids for prompt in prompts]
     acceptance = Acceptance() if speculate else None
     with torch.inference_mode():
-        prefix = read(model, [END]) if from_prefix is None else states.load(from_prefix, model)
+        prefix = read(model, first) if from_prefix is None else states.load(from_prefix, model)
         if save_prefix is not None:
             prefix, rest = read(model, rest[0], prefix), [[]]
             states.save(prefix, save_prefix, model)
         if acceptance is None:
             new = decode(model, prefix, rest, sampling=sampling, seed=seed, **limits)
         else:
-            new = [speculative(model, [END, *prompt], acceptance=acceptance, **limits) for prompt in rest]
+            new = [speculative(model, [*first, *prompt], acceptance=acceptance, **limits) for prompt in rest]
     texts = [
         tokenizer.decode([*prefix.tokens, *prompt]) + stops.cut(continuation)
         for prompt, continuation in zip(rest, new, strict=True)

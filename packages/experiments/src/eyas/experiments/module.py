@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
 from eyas.layers.model import HybridLM
 from eyas.layers.rank_model import model_here
+from eyas.parallel import checkpoint
 from eyas.parallel.engine import Engine, device_here
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -26,9 +28,10 @@ class TrainingModule(LightningModule):
 
     automatic_optimization = False
 
-    def __init__(self, run: RunConfig) -> None:
+    def __init__(self, run: RunConfig, start: Path | None = None) -> None:
+        """`start` is the checkpoint whose weights the model begins with; drawn ones without it."""
         super().__init__()
-        self.run = run
+        self.run, self.start = run, start
         self.spec = run.spec
         self.dtype_ = DTYPES[run.trainer.precision]
         self.model: HybridLM | None = None
@@ -38,8 +41,12 @@ class TrainingModule(LightningModule):
         self._validation = (0.0, 0)
 
     def configure_model(self) -> None:
-        if self.model is None:
-            self.model = model_here(self.spec, self.run.layout, self.dtype_, self.run.seed)
+        if self.model is not None:
+            return
+        self.model = model_here(self.spec, self.run.layout, self.dtype_, self.run.seed)
+        if self.start is not None:
+            shards = checkpoint.sharded_weights(self.model, self.run.layout)
+            self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
 
     def make_engine(self, fitting: bool) -> Engine:
         """The engine around this rank's stage; with an optimizer when fitting."""

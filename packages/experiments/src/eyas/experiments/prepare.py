@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from eyas.core.errors import DataError
+from eyas.core.errors import ConfigError, DataError
 from eyas.experiments.corpus import Corpus, DataConfig, Source, check, find_files
 from eyas.experiments.prepared import CARD, SPLITS, Prepared, SplitSize, load_prepared
 from eyas.experiments.progress import Reporter
-from eyas.experiments.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from eyas.experiments.tokenizer import entries, load_tokenizer, number_of, train_tokenizer
 from eyas.experiments.unigram import Counts, uniform_loss, unigram_loss
 
 FORMAT = 1
@@ -48,6 +48,8 @@ def prepare(config: DataConfig) -> Prepared:
 def fingerprint(config: DataConfig, sources: Iterable[Source]) -> str:
     """The name under which a corpus is cached: its contents, and the options that decide its tokens."""
     digest = hashlib.sha256(json.dumps({"format": FORMAT, **_options(config)}, sort_keys=True).encode())
+    if config.tokenizer is not None:
+        digest.update(f"{config.end_of_document}\0{given_tokenizer(config).to_str()}\0".encode())
     for source in sources:
         try:
             with source.path.open("rb") as stream:
@@ -56,6 +58,19 @@ def fingerprint(config: DataConfig, sources: Iterable[Source]) -> str:
             raise DataError(f"cannot read {source.path}: {error.strerror or error}") from error
         digest.update(f"{source.name}\0{content}\0".encode())
     return digest.hexdigest()[:32]
+
+
+def given_tokenizer(config: DataConfig) -> Tokenizer:
+    """The tokenizer that the config names. Raises DataError where it is missing, ConfigError where it does not fit."""
+    assert config.tokenizer is not None
+    tokenizer = load_tokenizer(Path(config.tokenizer))
+    if (size := entries(tokenizer)) != config.vocab_size:
+        raise ConfigError(
+            f"data.vocab_size={config.vocab_size}, but {config.tokenizer} has {size} entries; "
+            f"set data.vocab_size={size}"
+        )
+    number_of(tokenizer, config.end_of_document)
+    return tokenizer
 
 
 def _options(config: DataConfig) -> dict[str, Any]:
@@ -104,13 +119,18 @@ def _write(corpus: Corpus, directory: Path, reporter: Reporter) -> None:
     from eyas.parallel.indexed import TokenWriter
 
     config = corpus.config
-    texts = (text for _, text in reporter.each("Training the tokenizer", corpus.documents("train")))
-    tokenizer = train_tokenizer(texts, config.vocab_size)
+    if config.tokenizer is None:
+        texts = (text for _, text in reporter.each("Training the tokenizer", corpus.documents("train")))
+        tokenizer = train_tokenizer(texts, config.vocab_size)
+    else:
+        tokenizer = given_tokenizer(config)
     tokenizer.save(str(directory / "tokenizer.json"))
     tallies = {split: _Tally(np.zeros(config.vocab_size, dtype=np.int64)) for split in SPLITS}
     with ExitStack() as stack:
         writers = {split: stack.enter_context(TokenWriter(directory / split, config.vocab_size)) for split in SPLITS}
-        for split, text, tokens in _tokenized(tokenizer, reporter.each("Tokenizing", corpus.documents())):
+        for split, text, tokens in _tokenized(
+            tokenizer, config.end_of_document, reporter.each("Tokenizing", corpus.documents())
+        ):
             writers[split].add_document(tokens)
             tally = tallies[split]
             np.add.at(tally.counts, tokens, 1)
@@ -129,11 +149,13 @@ def _write(corpus: Corpus, directory: Path, reporter: Reporter) -> None:
     (directory / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def _tokenized(tokenizer: Tokenizer, documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, list[int]]]:
-    end = tokenizer.token_to_id(END_OF_DOCUMENT)
-    assert end is not None
+def _tokenized(
+    tokenizer: Tokenizer, end_of_document: str, documents: Iterable[tuple[str, str]]
+) -> Iterator[tuple[str, str, list[int]]]:
+    end = number_of(tokenizer, end_of_document)
+    begins = tokenizer.encode("").ids != [end]  # what ends the document before need not begin the next one again
     for batch in _batched(documents):
-        encodings = tokenizer.encode_batch_fast([text for _, text in batch])
+        encodings = tokenizer.encode_batch_fast([text for _, text in batch], add_special_tokens=begins)
         for (split, text), encoding in zip(batch, encodings, strict=True):
             yield split, text, [*encoding.ids, end]
 

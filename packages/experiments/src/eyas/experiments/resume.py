@@ -35,6 +35,10 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     for override in overrides:
         apply(data, override)
     run = load_run(data)
+    if not (folder / run_folder.DATA).exists():
+        raise CheckpointError(
+            f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}"
+        )
     check_steps_left(folder, run.trainer.max_steps)
     check_machine(run)
     restore_data(folder, run.data)

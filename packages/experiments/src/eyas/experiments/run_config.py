@@ -84,6 +84,8 @@ class RunConfig:
     runs: str = "runs"
     seed: int = 1
     """Of the initial weights."""
+    start_from: str | None = None
+    """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from eyas.core.errors import ConfigError, DataError
+from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import CONFIG, METRICS, OVERRIDES, STATUS, resumed_config, times_resumed
@@ -25,6 +25,8 @@ ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
 TOKENIZER = "tokenizer.json"
+HUGGING_FACE = "hugging_face"
+"""Folder with the files of an imported model that only an export needs."""
 PACKAGES = (
     "eyas-core", "eyas-parallel", "eyas-layers", "eyas-experiments",
     "torch", "megatron-core", "lightning", "hydra-core", "mamba-ssm", "transformer-engine",
@@ -88,6 +90,12 @@ def read_config(path: Path) -> dict[str, Any]:
 def open_run(folder: Path) -> RunConfig:
     """The configuration that a run folder was made with."""
     return load_run(read_config(folder / CONFIG))
+
+
+def check_checkpoint(folder: Path, purpose: str) -> None:
+    """Raises CheckpointError where the folder has no complete checkpoint."""
+    if not any((folder / CHECKPOINTS).glob("step-*[0-9]")):
+        raise CheckpointError(f"{folder} has no complete checkpoint to {purpose} with eyas train")
 
 
 def write_status(folder: Path, state: str, error: str = "") -> None:

@@ -8,29 +8,27 @@ from tokenizers import Tokenizer
 
 from eyas.core.errors import ConfigError
 
-END = 0
-"""The token that ends a document."""
-
 
 class Stops:
     """Recognises the end of a continuation from its tokens, and cuts its text there."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, end: int, texts: Sequence[str]) -> None:
+        """`end` is the token that ends a document."""
         if "" in texts:
             raise ConfigError("an empty stop text would end before the first token; leave it out")
-        self.tokenizer, self.texts = tokenizer, texts
+        self.tokenizer, self.end, self.texts = tokenizer, end, texts
         self.reach = max((len(text.encode()) for text in texts), default=0)
         """Tokens that the longest stop text can take: each has at least a byte."""
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Whether the continuation ends with the newest of these tokens."""
-        if tokens[-1] == END:
+        if tokens[-1] == self.end:
             return True
         latest = self.tokenizer.decode(list(tokens[-self.reach :])) if self.reach else ""
         return any(text in latest for text in self.texts)
 
     def cut(self, tokens: Sequence[int]) -> str:
         """The text of a continuation, up to the first stop text."""
-        text: str = self.tokenizer.decode([token for token in tokens if token != END])
+        text: str = self.tokenizer.decode([token for token in tokens if token != self.end])
         ends = [place for stop in self.texts if (place := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text

@@ -8,9 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from eyas.core.errors import ConfigError, DataError
-
-END_OF_DOCUMENT = "<|endoftext|>"
-"""The token after every document; its number is 0."""
+from eyas.experiments.corpus import END_OF_DOCUMENT
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
@@ -39,6 +37,25 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise DataError(f"there is no tokenizer at {path}; prepare the data again")
     return _reading_text_as_text(Tokenizer.from_file(str(path)))
+
+
+def entries(tokenizer: Tokenizer) -> int:
+    """Token numbers that the tokenizer gives, those that it leaves out in between included."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def number_of(tokenizer: Tokenizer, token: str) -> int:
+    """The number of a token. Raises ConfigError for one that the tokenizer has not."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ConfigError(f"data.end_of_document={token!r} is no token of the tokenizer; name one that is")
+    return number
+
+
+def opening(tokenizer: Tokenizer, end: int) -> list[int]:
+    """What stands before a text that a model continues: the end of the document before it, unless the tokenizer puts a
+    token of its own there."""
+    return [] if tokenizer.encode("").ids else [end]
 
 
 def _reading_text_as_text(tokenizer: Tokenizer) -> Tokenizer:

@@ -13,6 +13,7 @@ from eyas.experiments.compose_errors import UPSTREAM, explain, with_hint
 from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
+from eyas.experiments.start_from import keep_imported_files, with_start
 from eyas.experiments.summary import print_summary
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import follow, launch
@@ -71,8 +72,9 @@ def note_failure(job: Job, error: EyasError, *, dry_run: bool) -> None:
 
 def train_one(job: Job, *, dry_run: bool) -> None:
     """Checks and runs one configuration."""
+    config = with_start(job)
     try:
-        run = load_run(job.config)
+        run = load_run(config)
     except ConfigError as error:
         raise with_hint(error, job.overrides) from error
     if dry_run:
@@ -80,7 +82,8 @@ def train_one(job: Job, *, dry_run: bool) -> None:
         return
     check_machine(run)
     prepared = prepare(run.data)
-    folder = run_folder.claim(job.folder, job.config, job.overrides)
+    folder = run_folder.claim(job.folder, config, job.overrides)
+    keep_imported_files(run.start_from, folder)
     run_folder.write_data(folder, prepared)
     start(folder, run, folder / run_folder.CONFIG)
 

@@ -64,7 +64,10 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     prepared = run_folder.read_data(folder)
     steps = run.trainer.max_steps
     validation = validation_batches(run.data, prepared, share)
-    module = TrainingModule(run)
+    weights = (
+        None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
+    )
+    module = TrainingModule(run, weights)
     log = RunLogger(folder)
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",

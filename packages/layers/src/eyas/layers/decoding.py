@@ -17,7 +17,7 @@ Ends = Callable[[Sequence[int]], bool]
 
 
 def read(model: HybridLM, tokens: Sequence[int], before: Prefix | None = None) -> Prefix:
-    """The prefix that `tokens` make, behind another one or, with at least one token, from the start."""
+    """The prefix that `tokens` make, behind another one or from the start."""
     before = before or Prefix((), model.initial_state(1))
     whole = (*before.tokens, *tokens)
     unread = whole[max(0, len(before.tokens) - 1) : -1]
@@ -38,7 +38,7 @@ def decode(
     ends: Ends,
     vocab_size: int,
 ) -> list[list[int]]:
-    """For each prompt behind the prefix its continuation: at most `tokens` tokens below `vocab_size`, the last of them
+    """For each prompt behind the prefix, of which one has a token, its continuation: at most `tokens` tokens below `vocab_size`, the last of them
     the first that `ends` it.
 
     All sequences are at the same position in every step: each reads its prompt's next token while it has one, and from
@@ -46,7 +46,7 @@ def decode(
     generator seeded with `seed` + i.
     """
     device = model.context.place.device
-    texts = [[prefix.tokens[-1], *prompt] for prompt in prompts]
+    texts = [[*prefix.tokens[-1:], *prompt] for prompt in prompts]
     starts = [len(text) for text in texts]
     draws = [torch.Generator().manual_seed(seed + index) for index in range(len(texts))]
     dims = row_dims(model)

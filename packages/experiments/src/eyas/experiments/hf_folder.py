@@ -1,0 +1,139 @@
+"""A folder as transformers saves it: config.json, safetensors in one file or many, tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eyas.core.errors import CheckpointError, DataError
+from eyas.layers.hf_options import from_json
+from eyas.layers.hf_tensors import Correspondence, Shape
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+BESIDE = (
+    TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json",
+)  # fmt: skip
+"""Files about the tokenizer and its use that an imported run keeps for its export."""
+NO_PICKLES = (
+    "which Eyas does not open because it can run any code: save the model with transformers' save_pretrained, which "
+    "writes safetensors"
+)
+DTYPES = ("F32", "BF16", "F16")
+"""Types of tensors that float32 holds exactly."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises DataError where there is none."""
+    try:
+        return from_json((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{folder} is no model of Hugging Face's: {CONFIG} cannot be read ({error.strerror})"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors files. Raises DataError where there are none; pickled weights are never read."""
+    if (folder / INDEX).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder / INDEX} is damaged ({error})") from error
+        files = [folder / name for name in names]
+    else:
+        files = [folder / WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            pickled = sorted(path.name for path in folder.glob("*.bin"))
+            why = f"; {pickled[0]} is a pickle, {NO_PICKLES}" if pickled else ""
+            raise DataError(f"{file} is missing{why}")
+    return files
+
+
+def tensor_shapes(files: Iterable[Path]) -> dict[str, Shape]:
+    """Shapes by name, from the files' headers. Raises CheckpointError for a type that float32 does not hold, for a name
+    that two files have, and for a damaged file."""
+    shapes: dict[str, Shape] = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as stored:
+                for name in stored.keys():  # noqa: SIM118 (no mapping)
+                    if name in shapes:
+                        raise CheckpointError(f"tensor {name!r} is in {file.name} and in another file")
+                    if (dtype := stored.get_slice(name).get_dtype()) not in DTYPES:
+                        raise CheckpointError(f"tensor {name!r} has type {dtype}; {', '.join(DTYPES)} can be read")
+                    shapes[name] = tuple(stored.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} is damaged ({error})") from error
+    return shapes
+
+
+def read_tensors(files: Iterable[Path], table: Mapping[str, Correspondence], ours: Mapping[str, Tensor]) -> None:
+    """Copies every tensor of the table into ours, one at a time."""
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():  # noqa: SIM118
+                if name in table:
+                    table[name].read(stored.get_tensor(name), ours)
+
+
+def write_tensors(
+    folder: Path, table: Mapping[str, Correspondence], ours: Mapping[str, Tensor], *, shard_bytes: int
+) -> None:
+    """Writes all tensors, in as many files as `shard_bytes` asks for; a file is in memory at a time."""
+    shards = planned(table.values(), next(iter(ours.values())).element_size(), shard_bytes)
+    names = [
+        WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        for number in range(1, len(shards) + 1)
+    ]
+    for name, shard in zip(names, shards, strict=True):
+        save_file({tensor.theirs: tensor.write(ours) for tensor in shard}, folder / name, {"format": "pt"})
+    if len(shards) > 1:
+        places = {tensor.theirs: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+        index = {"metadata": {}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def planned(tensors: Iterable[Correspondence], element: int, limit: int) -> list[list[Correspondence]]:
+    """The tensors in their order, cut where a file would exceed `limit` bytes."""
+    shards: list[list[Correspondence]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        size = element * tensor.numel
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += size
+    return shards
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file, empty where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error})") from error
+
+
+def end_of_document(folder: Path, config: Mapping[str, Any], token_of: Sequence[str]) -> str:
+    """The token that ends a document: config.json's eos_token_id, else the tokenizer's eos_token."""
+    number = config.get("eos_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    if isinstance(number, int) and 0 <= number < len(token_of):
+        return token_of[number]
+    token = read_json(folder / TOKENIZER_CONFIG).get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(token, str):
+        raise DataError(f"{folder} names no token that ends a document: set eos_token_id in {CONFIG}")
+    return token

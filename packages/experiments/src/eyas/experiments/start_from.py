@@ -1,0 +1,42 @@
+"""Fine-tuning: a run that starts from another run's weights has its model and its tokenizer too."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from eyas.core.errors import ConfigError
+from eyas.experiments import run_folder
+from eyas.experiments.compose import Job
+
+DECIDED = re.compile(r"[+~]*(model\b|layer@|data\.(tokenizer|vocab_size|end_of_document)\b)")
+"""Overrides of what the other run decides."""
+
+
+def with_start(job: Job) -> dict[str, Any]:
+    """The job's configuration; with `start_from`, that run's model and tokenizer stand in it. Raises ConfigError where
+    the command line asks for others, CheckpointError where that run has no weights."""
+    start = job.config.get("start_from")
+    if start is None:
+        return job.config
+    for override in job.overrides:
+        if DECIDED.match(override):
+            raise ConfigError(f"start_from={start} decides the model and the tokenizer; leave out {override}")
+    folder = Path(start).resolve()
+    run_folder.check_checkpoint(folder, "start from; train it")
+    begun = run_folder.open_run(folder)
+    tokenizer = {
+        "tokenizer": str(folder / run_folder.TOKENIZER),
+        "vocab_size": begun.data.vocab_size,
+        "end_of_document": begun.data.end_of_document,
+    }
+    data = {**(job.config.get("data") or {}), **tokenizer}
+    return {**job.config, "start_from": str(folder), "model": begun.model, "data": data}
+
+
+def keep_imported_files(start: str | None, folder: Path) -> None:
+    """Copies what an export of an imported model needs to the run that starts from it."""
+    if start is not None and (kept := Path(start) / run_folder.HUGGING_FACE).is_dir():
+        shutil.copytree(kept, folder / run_folder.HUGGING_FACE)

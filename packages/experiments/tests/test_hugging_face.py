@@ -1,0 +1,274 @@
+"""Models from transformers and back to it, as folders: nothing is lost, and what cannot be kept to is refused."""
+
+import json
+import shutil
+import weakref
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tokenizers import processors
+
+from eyas.core.errors import CheckpointError, ConfigError, DataError
+from eyas.experiments import hf_folder, run_folder
+from eyas.experiments.export_hf import export_hf
+from eyas.experiments.generate import generate, load_model
+from eyas.experiments.import_hf import import_hf
+from eyas.experiments.tokenizer import train_tokenizer
+from eyas.layers.hf_families import FAMILIES
+from eyas.layers.hf_options import from_json
+from eyas.layers.hf_tensors import correspondences
+
+transformers = pytest.importorskip("transformers")
+from hf_models import DRAWN, their_model  # noqa: E402
+
+WITHOUT_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
+TEXTS = ["falcons hunt from the fist", "a hood calms the falcon"] * 20
+VOCABULARY = 280
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("hugging_face")
+
+
+LLAMA = transformers.LlamaConfig(
+    hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    initializer_range=0.1, eos_token_id=0,
+)  # fmt: skip
+
+
+def saved_model(folder, drawn=(transformers.LlamaForCausalLM, LLAMA), **options):
+    """A model of transformers' and a tokenizer that begins texts with a token of its own, on disk."""
+    drawn[1].vocab_size = VOCABULARY
+    model = their_model(drawn, seed=0)
+    model.save_pretrained(folder, **options)
+    tokenizer = train_tokenizer(iter(TEXTS), VOCABULARY - 1)
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", VOCABULARY - 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def llama(place):
+    folder = place / "llama"
+    folder.mkdir()
+    return folder, saved_model(folder)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@settings(max_examples=1, phases=WITHOUT_SHRINKING)
+@given(data=st.data())
+def test_importing_and_exporting_gives_the_same_model(place, name, data):
+    folder = place / f"{name}-there"
+    for old in place.glob(f"{name}-*"):
+        shutil.rmtree(old)
+    folder.mkdir()
+    theirs = saved_model(folder, data.draw(DRAWN[name])).eval()
+    run = import_hf(folder, name, place / "runs")
+    back = place / f"{name}-back"
+    export_hf(run, back)
+    expected, actual = load_file(folder / hf_folder.WEIGHTS), load_file(back / hf_folder.WEIGHTS)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(back).eval()
+    assert type(loaded) is type(theirs)
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(tokens, use_cache=False).logits, theirs(tokens, use_cache=False).logits, rtol=1e-4, atol=1e-5
+        )
+        ours = load_model(run)(tokens).transpose(0, 1)
+    torch.testing.assert_close(ours, loaded(tokens, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+    assert (back / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def greedy(folder, prompt, tokens):
+    """What transformers continues a prompt with, from the folder alone."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output = model.generate(inputs.input_ids, max_new_tokens=tokens, do_sample=False)
+    return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def test_an_imported_model_and_its_export_continue_a_text_alike(place, llama):
+    folder, _ = llama
+    run = import_hf(folder, "alike", place / "runs")
+    export_hf(run, place / "alike-back")
+    ours = generate(run, "a falcon", tokens=12, temperature=0.0)
+    assert ours == greedy(folder, "a falcon", 12) == greedy(place / "alike-back", "a falcon", 12)
+
+
+def test_half_precision_is_read_exactly(place, llama):
+    folder, _ = llama
+    half = place / "half"
+    shutil.copytree(folder, half)
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / hf_folder.WEIGHTS).items()}
+    save_file(tensors, half / hf_folder.WEIGHTS, {"format": "pt"})
+    export_hf(import_hf(half, "half", place / "runs"), place / "half-back")
+    for name, tensor in load_file(place / "half-back" / hf_folder.WEIGHTS).items():
+        assert torch.equal(tensor, tensors[name].float())
+
+
+def test_shards_are_read_a_tensor_at_a_time(place, monkeypatch):
+    folder = place / "shards"
+    folder.mkdir()
+    saved_model(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    living, most = [], 0
+
+    def counted(read):
+        def get_tensor(self, name):
+            nonlocal most
+            tensor = read(self, name)
+            living.append((weakref.ref(tensor), tensor.nbytes))
+            most = max(most, sum(size for reference, size in living if reference() is not None))
+            return tensor
+
+        return get_tensor
+
+    class Counting:
+        def __init__(self, *arguments):
+            self.inner = hf_safe_open(*arguments)
+
+        def __enter__(self):
+            self.stored = self.inner.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            return self.inner.__exit__(*error)
+
+        def keys(self):
+            return self.stored.keys()
+
+        def get_slice(self, name):
+            return self.stored.get_slice(name)
+
+        @counted
+        def get_tensor(self, name):
+            return self.stored.get_tensor(name)
+
+    hf_safe_open = hf_folder.safe_open
+    monkeypatch.setattr(hf_folder, "safe_open", Counting)
+    run = import_hf(folder, "shards", place / "runs")
+    sizes = [tensor.nbytes for path in folder.glob("*.safetensors") for tensor in load_file(path).values()]
+    assert most <= 2 * max(sizes) < sum(sizes)
+    back = place / "shards-back"
+    export_hf(run, back, shard_bytes=20_000)
+    index = json.loads((back / hf_folder.INDEX).read_text())["weight_map"]
+    assert len(set(index.values())) > 2
+    assert all(path.stat().st_size < 2 * max(max(sizes), 20_000) for path in back.glob("*.safetensors"))
+    transformers.AutoModelForCausalLM.from_pretrained(back)
+
+
+def damaged(place, llama, name):
+    folder = place / f"damaged-{name}"
+    shutil.copytree(llama[0], folder)
+    return folder
+
+
+def with_option(folder, **options):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
+
+
+REFUSED = {
+    "quantization_config": {"bits": 4},
+    "sliding_window": 128,
+    "hidden_act": "gelu_new",
+    "attention_dropout": 0.1,
+    "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
+    "model_type": "lama",
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_options_that_cannot_be_kept_to_are_refused_by_name(place, llama, option):
+    folder = damaged(place, llama, option)
+    with_option(folder, **{option: REFUSED[option]})
+    with pytest.raises(ConfigError, match=f"^config.json: .*{option}.*$"):
+        import_hf(folder, "refused", place / "runs")
+    assert not (place / "runs" / "refused").exists()
+
+
+def test_pickles_are_refused(place, llama):
+    folder = damaged(place, llama, "pickle")
+    (folder / hf_folder.WEIGHTS).rename(folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match="pytorch_model.bin is a pickle"):
+        import_hf(folder, "refused", place / "runs")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("model.norm.weight"), "'model.norm.weight' is missing"),
+        (lambda tensors: tensors.update(extra=torch.zeros(2)), "'extra' has no place"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.zeros(2)}), "'model.norm.weight' has shape"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.zeros(2).char()}), "has type I8"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(place, llama, change, message):
+    folder = damaged(place, llama, "tensors")
+    tensors = load_file(folder / hf_folder.WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / hf_folder.WEIGHTS)
+    try:
+        with pytest.raises(CheckpointError, match=message):
+            import_hf(folder, "refused", place / "runs")
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_failed_import_leaves_no_model(place, llama, monkeypatch):
+    monkeypatch.setattr(hf_folder, "read_tensors", lambda *_: (_ for _ in ()).throw(OSError("disk gone")))
+    with pytest.raises(OSError, match="disk gone"):
+        import_hf(llama[0], "gone", place / "runs")
+    (folder,) = (place / "runs" / "gone").iterdir()
+    assert json.loads((folder / run_folder.STATUS).read_text())["state"] == "failed"
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        load_model(folder)
+
+
+def test_an_export_overwrites_nothing(place, llama):
+    run = import_hf(llama[0], "once", place / "runs")
+    (place / "taken").mkdir()
+    with pytest.raises(DataError, match="taken exists already"):
+        export_hf(run, place / "taken")
+
+
+def test_tables_name_every_tensor_of_a_family(llama):
+    """A family's table is one to one: no tensor of ours is read from two of theirs."""
+    from eyas.core.model import load_model as load_spec
+    from eyas.layers.hf_options import model_data
+
+    config = from_json((llama[0] / "config.json").read_text())
+    family = FAMILIES["llama"]
+    spec = load_spec(model_data(family, config))
+    ours = [name for tensor in correspondences(family, spec).values() for name in tensor.ours]
+    assert len(ours) == len(set(ours))
+
+
+@pytest.mark.parametrize("option", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
+def test_a_missing_size_is_named(place, llama, option):
+    folder = damaged(place, llama, f"without-{option}")
+    config = json.loads((folder / "config.json").read_text())
+    del config[option], config["head_dim"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=rf"^config.json: ({option}|head_dim) is missing$"):
+        import_hf(folder, "refused", place / "runs")
+
+
+def test_older_spellings_of_rotary_positions_are_read(place, llama):
+    folder = damaged(place, llama, "older")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "rope_scaling": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    run = import_hf(folder, "older", place / "runs")
+    assert run_folder.open_run(run).spec.layers["attn"].rope_base == 10_000.0
+    with_option(folder, rope_scaling={"type": "linear", "factor": 2.0})
+    with pytest.raises(ConfigError, match="rope_parameters.rope_type='linear' is not supported"):
+        import_hf(folder, "refused", place / "runs")

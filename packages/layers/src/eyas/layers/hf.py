@@ -1,0 +1,98 @@
+"""Models in Hugging Face's names. A family is data: a table of options and a table of tensors, each read both ways.
+
+`hf_options` turns a family's config.json into our `model` group and back, `hf_tensors` its tensors into ours and back;
+`hf_families` lists the families. A new family is one file with a `Family`, and one line there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from eyas.core.schema import REQUIRED
+
+TheirConfig = dict[str, Any]
+"""A config.json whose nested options have dotted names: `rope_parameters.rope_theta`."""
+Blocks = tuple[tuple[str, ...], ...]
+"""Kinds of mixers side by side, for each of our blocks that one of their layers makes."""
+LAYER_TYPES = "layer_types"
+"""The option under which `complete` gives, and `finish` takes, the type of every layer."""
+LAYER_NAMES = {"mamba2": "ssm", "attention": "attn", "mlp": "ffn"}
+"""How the layers of an imported model are called, by kind; any other kind lends its own name."""
+
+
+def same(value: Any) -> Any:
+    """The value as it is."""
+    return value
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of their options, and those of ours that follow it."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    """`hidden_size`, or `attention.num_heads` for an option of the layers of that kind."""
+    default: Any = REQUIRED
+    """What a config.json means that leaves the option out."""
+    to_ours: Callable[[Any], Any] = same
+    to_theirs: Callable[[Any], Any] = same
+
+
+def option(theirs: str, *ours: str, **details: Any) -> Option:
+    """An Option, written short."""
+    return Option(theirs, ours, **details)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of their tensors, and the weights of a mixer that it is made of."""
+
+    theirs: str
+    """Name within a layer. Where experts have a tensor each, `{}` stands for the expert's number."""
+    ours: tuple[str, ...]
+    """Weights that lie behind each other along the first dimension; the part is there if the mixer declares them."""
+    squeezed: int | None = None
+    """A dimension of size one that ours lack."""
+
+    @property
+    def per_expert(self) -> bool:
+        """Whether ours hold all experts' tensors, stacked."""
+        return "{}" in self.theirs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Their names of the tensors outside the mixers."""
+
+    embedding: str = "model.embed_tokens.weight"
+    layers: str = "model.layers"
+    norms: tuple[str, ...]
+    """Within a layer, the norm of each of its blocks."""
+    final_norm: str
+    head: str = "lm_head.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A `model_type` of transformers."""
+
+    model_type: str
+    architecture: str
+    """The class that transformers loads."""
+    options: tuple[Option, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Their options that must have this value, also where config.json leaves them out."""
+    unread: frozenset[str] = frozenset()
+    """Their options that do not change what a trained model computes. Any others are refused."""
+    ours: Mapping[str, Any] = field(default_factory=dict)
+    """Our options that have this value in every model of the family, beyond our defaults."""
+    layer_types: Mapping[str, Blocks]
+    names: Names
+    mixers: Mapping[str, tuple[Part, ...]]
+    """Tensors of each kind of mixer."""
+    complete: Callable[[TheirConfig], TheirConfig]
+    """Brings older spellings and derived options into one form, and adds the layer types."""
+    finish: Callable[[TheirConfig], TheirConfig]
+    """The inverse of `complete`; raises ConfigError for what transformers would refuse."""

@@ -1,0 +1,48 @@
+"""The families of Hugging Face's models that Eyas reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from eyas.core.errors import ConfigError
+from eyas.core.model import ModelSpec
+from eyas.core.nearest import unknown_name
+from eyas.layers.hf import Family
+from eyas.layers.hf_bamba import BAMBA
+from eyas.layers.hf_falcon_h1 import FALCON_H1
+from eyas.layers.hf_granite_hybrid import GRANITE_HYBRID
+from eyas.layers.hf_llama import LLAMA
+from eyas.layers.hf_mamba2 import MAMBA2
+from eyas.layers.hf_nemotron_h import NEMOTRON_H
+from eyas.layers.hf_options import hf_config, types_of_layers
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID)
+}
+"""By `model_type`."""
+
+
+def family_of_config(config: Mapping[str, Any]) -> Family:
+    """The family of a config.json. Raises ConfigError for one that is not known."""
+    name = config.get("model_type")
+    if name not in FAMILIES:
+        raise ConfigError(f"config.json: {unknown_name('model_type', str(name), FAMILIES)}")
+    return FAMILIES[name]
+
+
+def family_of_model(spec: ModelSpec) -> tuple[Family, dict[str, Any]]:
+    """A family that can express the model, and its config.json: the one that the model is named after, if it can, else
+    the first. Raises ConfigError saying what stands in the way."""
+    reasons, fitting = [], []
+    for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != spec.name):
+        try:
+            types_of_layers(family, spec)
+        except ConfigError as error:
+            reasons.append(f"{family.model_type}: {error}")
+            continue
+        try:
+            return family, hf_config(family, spec)
+        except ConfigError as error:
+            fitting.append(f"{family.model_type}: {error}")
+    raise ConfigError("no family of Hugging Face's can hold this model; " + "; ".join(fitting or reasons))

@@ -1,0 +1,91 @@
+"""Granite 4: Mamba-2 or attention, then a gated feed-forward layer; every branch is scaled on its way to the residual.
+
+Without experts; configurations with them are refused.
+"""
+
+from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option
+from eyas.layers.hf_tables import (
+    ATTENTION,
+    DEFAULT_ROPE,
+    MAMBA,
+    MODEL,
+    OLD_LAYER_TYPES,
+    ROPE,
+    attention_parts,
+    mamba2_parts,
+    needed,
+    with_expansion,
+    with_head_dim,
+    with_mamba_head_dim,
+    with_rope,
+)
+
+POSITIONS = "position_embedding_type"
+
+
+def complete(config: TheirConfig) -> TheirConfig:
+    """Any other kind of positions than `rope` means none."""
+    config = with_mamba_head_dim(with_head_dim(with_rope(config)))
+    if config.pop(POSITIONS, None) != "rope":
+        config |= {ROPE.theirs: None}
+    types = config.get(LAYER_TYPES) or config.pop("layers_block_type", None)
+    types = types or ["linear_attention"] * needed(config, "num_hidden_layers")
+    return config | {LAYER_TYPES: [OLD_LAYER_TYPES.get(name, name) for name in types]}
+
+
+def finish(config: TheirConfig) -> TheirConfig:
+    """The inverse; the softmax's scale is written out where it is the usual one."""
+    config = with_expansion(config | {"num_hidden_layers": len(config[LAYER_TYPES])})
+    if "head_dim" in config:
+        config |= {POSITIONS: None if config[ROPE.theirs] is None else "rope"}
+        config["attention_multiplier"] = config["attention_multiplier"] or config["head_dim"] ** -0.5
+    return {key: value for key, value in config.items() if key != ROPE.theirs or value is not None}
+
+
+GRANITE_HYBRID = Family(
+    model_type="granitemoehybrid",
+    architecture="GraniteMoeHybridForCausalLM",
+    options=(
+        *MODEL,
+        *ATTENTION,
+        *MAMBA,
+        ROPE,
+        option("rms_norm_eps", "norm_epsilon", "mamba2.norm_epsilon", default=1e-6),
+        option("mamba_proj_bias", "mamba2.projection_bias", "mamba2.output_bias", default=False),
+        option("attention_multiplier", "attention.softmax_scale", default=1.0),
+        option("embedding_multiplier", "embedding_multiplier", default=1.0),
+        option(
+            "logits_scaling",
+            "lm_head_multiplier",
+            default=1.0,
+            to_ours=lambda divisor: 1 / divisor,
+            to_theirs=lambda multiplier: 1 / multiplier,
+        ),
+        option(
+            "residual_multiplier",
+            "attention.output_multiplier",
+            "mamba2.output_multiplier",
+            "mlp.down_multiplier",
+            default=1.0,
+        ),
+        option("shared_intermediate_size", "mlp.intermediate_size"),
+    ),
+    fixed={"num_local_experts": 0, "hidden_act": "silu", "attention_dropout": 0.0, **DEFAULT_ROPE},
+    unread=frozenset({
+        "num_hidden_layers", "mamba_expand", "mamba_chunk_size", "intermediate_size", "num_experts_per_tok",
+        "output_router_logits", "router_aux_loss_coef", "init_method",
+        "normalization_function",
+    }),
+    layer_types={"linear_attention": (("mamba2",), ("mlp",)), "full_attention": (("attention",), ("mlp",))},
+    names=Names(norms=("input_layernorm", "post_attention_layernorm"), final_norm="model.norm.weight"),
+    mixers={
+        "attention": attention_parts("self_attn"),
+        "mamba2": mamba2_parts("mamba"),
+        "mlp": (
+            Part("shared_mlp.input_linear.weight", ("gate", "up")),
+            Part("shared_mlp.output_linear.weight", ("down",)),
+        ),
+    },
+    complete=complete,
+    finish=finish,
+)  # fmt: skip

@@ -1,0 +1,216 @@
+"""A config.json of Hugging Face's to our `model` group and back, by a family's table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from eyas.core.errors import ConfigError
+from eyas.core.mixer_config import MixerConfig
+from eyas.core.model import ModelConfig, ModelSpec
+from eyas.core.pattern import Pattern
+from eyas.core.registry import mixer
+from eyas.core.schema import REQUIRED, defaults, dump
+from eyas.layers.hf import LAYER_NAMES, LAYER_TYPES, Blocks, Family, Option
+
+EVERYWHERE = frozenset({
+    "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
+    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "max_position_embeddings", "num_logits_to_keep",
+    "_attn_implementation_autoset",
+})  # fmt: skip
+"""Their options that change nothing in what a model computes, whatever the family."""
+WITHOUT_EFFECT = frozenset({"kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor"})
+"""Our mixers' options that decide how, or from where, a model is trained, and not what a trained one computes."""
+
+
+def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` group for a config.json. Raises ConfigError naming an option that is unknown or cannot be kept to."""
+    given = family.complete(flat(config))
+    for key, value in family.fixed.items():
+        if given.get(key, value) != value:
+            raise ConfigError(
+                f"config.json: {key}={given[key]!r} is not supported; {family.model_type} is read with {key}={value!r}"
+            )
+    read = {option.theirs for option in family.options} | family.fixed.keys() | {LAYER_TYPES}
+    for key in sorted(given.keys() - read - family.unread - EVERYWHERE):
+        raise ConfigError(f"config.json: {key}={given[key]!r} is no option of {family.model_type} that Eyas knows")
+    blocks = [block for kind in given[LAYER_TYPES] for block in blocks_of(family, kind)]
+    kinds = {kind: {"kind": kind} for block in blocks for kind in block}
+    values = {path: value for path, value in family.ours.items() if wanted(path, kinds)}
+    for option in family.options:
+        paths = [path for path in option.ours if wanted(path, kinds)]
+        if paths:
+            values |= dict.fromkeys(paths, their_value(option, given))
+    data: dict[str, Any] = {"name": family.model_type}
+    for path, value in values.items():
+        kind, _, name = path.rpartition(".")
+        (kinds[kind] if kind else data)[name] = value
+    data["layers"] = {layer_name(kind): options for kind, options in kinds.items()}
+    data["pattern"] = str(Pattern(tuple(tuple(map(layer_name, block)) for block in blocks)))
+    return data
+
+
+def hf_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
+    """The config.json for a model. Raises ConfigError naming what the family cannot express."""
+    mixers = mixers_by_kind(family, spec)
+    types = types_of_layers(family, spec)
+    values = our_values(spec, mixers)
+    config: dict[str, Any] = {}
+    for option in family.options:
+        found = {path: values.pop(path) for path in option.ours if path in values}
+        if not found:
+            continue
+        first, *others = found
+        for path in others:
+            if found[path] != found[first]:
+                raise ConfigError(
+                    f"{first}={found[first]} and {path}={found[path]} differ; {family.model_type} has one "
+                    f"{option.theirs} for both"
+                )
+        config[option.theirs] = option.to_theirs(found[first])
+    expected = {**our_defaults(mixers), **family.ours}
+    for path, value in values.items():
+        if value != canonical(path, expected.get(path)):
+            raise ConfigError(f"{path}={value} cannot be expressed by {family.model_type}")
+    config |= family.fixed
+    config[LAYER_TYPES] = types
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **nested(family.finish(config)),
+    }
+
+
+def their_value(option: Option, given: Mapping[str, Any]) -> Any:
+    """What the configuration says, in our terms."""
+    value = given.get(option.theirs, option.default)
+    if value == REQUIRED:
+        raise ConfigError(f"config.json: {option.theirs} is missing")
+    return option.to_ours(value)
+
+
+def blocks_of(family: Family, layer_type: str) -> Blocks:
+    """The blocks that a layer of theirs makes."""
+    if layer_type not in family.layer_types:
+        known = ", ".join(family.layer_types)
+        raise ConfigError(
+            f"config.json: layers of type {layer_type!r} are not supported; {family.model_type} has {known}"
+        )
+    return family.layer_types[layer_type]
+
+
+def types_of_layers(family: Family, spec: ModelSpec) -> list[str]:
+    """The type of each of their layers that our pattern makes. Raises ConfigError where it makes none."""
+    types = {tuple(tuple(sorted(block)) for block in blocks): name for name, blocks in family.layer_types.items()}
+    size = len(next(iter(types)))
+    blocks = [tuple(sorted(spec.layers[name].kind for name in block)) for block in spec.pattern.blocks]
+    if spec.pattern.tail:
+        raise ConfigError(f"model.pattern has a tail after '/', which {family.model_type} has not")
+    layers = []
+    for start in range(0, len(blocks), size):
+        layer = tuple(blocks[start : start + size])
+        if layer not in types:
+            choices = " or ".join(f"[{', '.join(map('+'.join, choice))}]" for choice in family.layer_types.values())
+            raise ConfigError(
+                f"model.pattern: blocks from {start} on are [{', '.join(map('+'.join, layer))}], "
+                f"but a layer of {family.model_type} is {choices}"
+            )
+        layers.append(types[layer])
+    return layers
+
+
+def mixers_by_kind(family: Family, spec: ModelSpec) -> dict[str, MixerConfig]:
+    """The options of each kind of mixer. Raises ConfigError where a kind is used with two sets of options."""
+    found: dict[str, tuple[str, MixerConfig]] = {}
+    for name in dict.fromkeys(name for block in spec.pattern.blocks for name in block):
+        layer = spec.layers[name]
+        first, known = found.setdefault(layer.kind, (name, layer))
+        if known != layer:
+            raise ConfigError(
+                f"model.layers.{first} and {name} are {layer.kind} layers with different options; "
+                f"{family.model_type} has one kind of them"
+            )
+    return {kind: layer for kind, (_, layer) in found.items()}
+
+
+def our_values(spec: ModelSpec, mixers: Mapping[str, MixerConfig]) -> dict[str, Any]:
+    """Every option of ours that decides what the model computes, by path."""
+    outer = {name: value for name, value in dump(spec).items() if name not in ("name", "layers", "pattern")}
+    values = outer | {f"{kind}.{name}": value for kind, layer in mixers.items() for name, value in dump(layer).items()}
+    return {
+        path: canonical(path, value) for path, value in values.items() if path.rpartition(".")[2] not in WITHOUT_EFFECT
+    }
+
+
+def our_defaults(mixers: Mapping[str, MixerConfig]) -> dict[str, Any]:
+    """What options have where nobody set them."""
+    values = dict(defaults(ModelConfig))
+    for kind in mixers:
+        values |= {f"{kind}.{name}": value for name, value in defaults(mixer(kind).mixer.Config).items()}
+    return values
+
+
+def canonical(path: str, value: Any) -> Any:
+    """One form for what means the same: a multiplier that is not set is one."""
+    if path.endswith("multiplier"):
+        return 1.0 if value is None else value
+    if path.endswith("multipliers"):
+        return [1.0] * 5 if value is None else value
+    return value
+
+
+def layer_name(kind: str) -> str:
+    """What an imported layer of this kind is called."""
+    return LAYER_NAMES.get(kind, kind)
+
+
+def wanted(path: str, kinds: Iterable[str]) -> bool:
+    """Whether an option belongs to the model itself or to a kind of mixer that it has."""
+    kind, _, _ = path.rpartition(".")
+    return not kind or kind in kinds
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options under dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flat`."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        outer, _, inner = key.rpartition(".")
+        (found.setdefault(outer, {}) if outer else found)[inner] = value
+    return found
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """Reads a config.json; infinity is an object of its own in it. Raises ConfigError for damaged text."""
+
+    def decoded(item: dict[str, Any]) -> Any:
+        return float(item["__float__"]) if item.keys() == {"__float__"} else item
+
+    try:
+        config = json.loads(text, object_hook=decoded)
+    except ValueError as error:
+        raise ConfigError(f"config.json is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError("config.json is damaged: it holds no options")
+    return config
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The inverse of `from_json`."""
+
+    def encoded(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: encoded(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [encoded(item) for item in value]
+        return {"__float__": "Infinity"} if value == float("inf") else value
+
+    return json.dumps(encoded(config), indent=2, allow_nan=False) + "\n"

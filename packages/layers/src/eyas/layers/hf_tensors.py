@@ -1,0 +1,143 @@
+"""Tensors of Hugging Face's models and ours, by a family's table: what is read one way is written the other way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from eyas.core.errors import CheckpointError
+from eyas.core.model import ModelSpec
+from eyas.layers.hf import Family, Part
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """One of their tensors: ours behind each other along the first dimension."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    """Of ours, whole."""
+    squeezed: int | None = None
+    """A dimension of size one that ours lack."""
+    expert: int | None = None
+    """Which expert's part of ours it is; None where ours are taken whole."""
+
+    @property
+    def parts(self) -> list[Shape]:
+        """Shapes of what theirs is made of."""
+        return [shape if self.expert is None else shape[1:] for shape in self.shapes]
+
+    @property
+    def shape(self) -> Shape:
+        """Of theirs."""
+        shape = [sum(part[0] for part in self.parts), *self.parts[0][1:]]
+        if self.squeezed is not None:
+            shape.insert(self.squeezed, 1)
+        return tuple(shape)
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    def check(self, shape: Shape) -> None:
+        """Raises CheckpointError for a tensor of another shape."""
+        if shape != self.shape:
+            raise CheckpointError(f"tensor {self.theirs!r} has shape {shape}, but this model has {self.shape}")
+
+    def read(self, theirs: Tensor, ours: Mapping[str, Tensor]) -> None:
+        """Copies their tensor into ours."""
+        self.check(tuple(theirs.shape))
+        joined = theirs if self.squeezed is None else theirs.squeeze(self.squeezed)
+        parts = joined.split([shape[0] for shape in self.parts])
+        with torch.no_grad():
+            for name, part in zip(self.ours, parts, strict=True):
+                self._part(ours[name]).copy_(part)
+
+    def write(self, ours: Mapping[str, Tensor]) -> Tensor:
+        """Their tensor, made of ours; a copy."""
+        joined = torch.cat([self._part(ours[name].detach()) for name in self.ours])
+        return joined if self.squeezed is None else joined.unsqueeze(self.squeezed)
+
+    def _part(self, tensor: Tensor) -> Tensor:
+        return tensor if self.expert is None else tensor[self.expert]
+
+
+def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence]:
+    """Every tensor of theirs by its name. Raises CheckpointError for a weight of ours that the family has not."""
+    names, width = family.names, spec.hidden_size
+    table = (spec.vocab_size, width)
+    found = [Correspondence(names.embedding, ("embedding.weight",), (table,))]
+    for index, block in enumerate(spec.pattern.blocks):
+        layer, place = divmod(index, len(names.norms))
+        found.append(
+            Correspondence(
+                f"{names.layers}.{layer}.{names.norms[place]}.weight", (f"blocks.{index}.norm.weight",), ((width,),)
+            )
+        )
+        for name in block:
+            shapes = {key: weight.shape for key, weight in spec.layers[name].weights(width).items()}
+            inside = f"blocks.{index}.branches.{name}."
+            for part in parts_of(family, spec.layers[name].kind, shapes):
+                found += expand(part, f"{names.layers}.{layer}.", inside, shapes)
+    found.append(Correspondence(names.final_norm, ("final_norm.weight",), ((width,),)))
+    if not spec.tie_embeddings:
+        found.append(Correspondence(names.head, ("head.weight",), (table,)))
+    return {tensor.theirs: tensor for tensor in found}
+
+
+def parts_of(family: Family, kind: str, shapes: Mapping[str, Shape]) -> list[Part]:
+    """The parts of a mixer that declares weights of these shapes, each weight in one of them."""
+    parts = [part for part in family.mixers[kind] if all(name in shapes for name in part.ours)]
+    for name in shapes.keys() - {name for part in parts for name in part.ours}:
+        raise CheckpointError(f"{family.model_type} has no place for the weight {name!r} of a layer of kind {kind}")
+    return parts
+
+
+def expand(part: Part, theirs: str, ours: str, shapes: Mapping[str, Shape]) -> Iterator[Correspondence]:
+    """A part of one mixer with whole names: one tensor, or one for each expert."""
+    own = tuple(shapes[name] for name in part.ours)
+    names = tuple(ours + name for name in part.ours)
+    if not part.per_expert:
+        yield Correspondence(theirs + part.theirs, names, own, part.squeezed)
+        return
+    for expert in range(own[0][0]):
+        yield Correspondence(theirs + part.theirs.format(expert), names, own, part.squeezed, expert)
+
+
+def check_names(family: Family, spec: ModelSpec, theirs: Mapping[str, Shape]) -> None:
+    """Raises CheckpointError naming a tensor that is missing, left over or of another shape."""
+    table = correspondences(family, spec)
+    for name in sorted(table.keys() - theirs.keys()):
+        raise CheckpointError(f"tensor {name!r} is missing from the {family.model_type} weights")
+    for name in sorted(theirs.keys() - table.keys() - repeated(family, spec)):
+        raise CheckpointError(f"tensor {name!r} has no place in this {family.model_type}")
+    for name, tensor in table.items():
+        tensor.check(theirs[name])
+
+
+def repeated(family: Family, spec: ModelSpec) -> set[str]:
+    """Tensors that a file may hold although the model has them already: the head that is tied to the embedding."""
+    return {family.names.head} if spec.tie_embeddings else set()
+
+
+def our_tensors(family: Family, spec: ModelSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of all tensors under our names. Raises CheckpointError as `check_names` does."""
+    check_names(family, spec, {name: tuple(tensor.shape) for name, tensor in theirs.items()})
+    ours: dict[str, Tensor] = {}
+    for name, tensor in correspondences(family, spec).items():
+        for own, shape in zip(tensor.ours, tensor.shapes, strict=True):
+            ours.setdefault(own, theirs[name].new_empty(shape))
+        tensor.read(theirs[name], ours)
+    return ours
+
+
+def their_tensors(family: Family, spec: ModelSpec, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of all tensors under their names."""
+    return {name: tensor.write(ours) for name, tensor in correspondences(family, spec).items()}

@@ -1,0 +1,150 @@
+"""Every family equals transformers' implementation, and what is read in is written out unchanged."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.model import load_model
+from eyas.layers.hf import Part
+from eyas.layers.hf_families import family_of_config, family_of_model
+from eyas.layers.hf_options import from_json, model_data
+from eyas.layers.hf_tensors import expand, our_tensors, their_tensors
+from eyas.layers.model import HybridLM
+
+transformers = pytest.importorskip("transformers")
+from hf_models import DRAWN, VOCABULARY, their_model  # noqa: E402
+
+RELATIVE = 1e-5
+"""Of the largest entry of a tensor, in float32: rounding alone, with models as in training (see their_model)."""
+WITHOUT_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
+every_family = pytest.mark.parametrize("name", DRAWN)
+
+
+def as_file(config):
+    """A configuration as transformers writes it."""
+    return from_json(config.to_json_string())
+
+
+def tensors_on_disk(model, family):
+    """A state dict under the names that `save_pretrained` gives, without what is tied."""
+    renamed = {
+        name.replace("model.", "backbone.", 1) if family.names.layers.startswith("backbone") else name: tensor
+        for name, tensor in model.state_dict().items()
+    }
+    return {name: tensor for name, tensor in renamed.items() if not (name == "lm_head.weight" and tied(model))}
+
+
+def tied(model):
+    return model.config.tie_word_embeddings
+
+
+def our_model(theirs):
+    family = family_of_config(as_file(theirs.config))
+    spec = load_model(model_data(family, as_file(theirs.config)))
+    model = HybridLM(spec)
+    model.load_state_dict(our_tensors(family, spec, tensors_on_disk(theirs, family)))
+    return model, family, spec
+
+
+def assert_close(actual, expected, name):
+    difference = (actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+    assert difference <= RELATIVE, f"{name}: relative difference {difference:.2e}"
+
+
+@every_family
+@settings(max_examples=settings().max_examples // 2, phases=WITHOUT_SHRINKING)
+@given(data=st.data(), seed=st.integers(0, 2**31))
+def test_logits_and_gradients_equal_transformers(name, data, seed):
+    theirs = their_model(data.draw(DRAWN[name]), seed)
+    ours, family, spec = our_model(theirs)
+    tokens, labels = torch.randint(0, VOCABULARY, (2, 2, 21), generator=torch.Generator().manual_seed(seed))
+    expected, actual = theirs(input_ids=tokens, use_cache=False).logits, ours(tokens).transpose(0, 1)
+    assert_close(actual, expected, "logits")
+    for logits in (expected, actual):
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    for parameter in theirs.parameters():
+        parameter.data = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+    for parameter, gradient in our_tensors(family, spec, tensors_on_disk(theirs, family)).items():
+        assert_close(ours.get_parameter(parameter).grad, gradient, parameter)
+
+
+@every_family
+@settings(max_examples=settings().max_examples // 2, phases=WITHOUT_SHRINKING)
+@given(data=st.data())
+def test_reading_and_writing_gives_the_same_tensors_and_the_same_model(name, data):
+    theirs = their_model(data.draw(DRAWN[name]), seed=1)
+    ours, family, spec = our_model(theirs)
+    written = their_tensors(family, spec, ours.state_dict())
+    expected = tensors_on_disk(theirs, family)
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[key], expected[key]) for key in expected)
+    again, config = family_of_model(spec)
+    assert again is family
+    options = type(theirs.config).from_dict(config)
+    model = type(theirs)(options).train()
+    model.load_state_dict(theirs.state_dict())
+    tokens = torch.arange(20)[None]
+    assert_close(model(tokens, use_cache=False).logits, theirs(tokens, use_cache=False).logits, "logits")
+    assert model_data(family, config) == model_data(family, as_file(theirs.config))
+
+
+@every_family
+@settings(max_examples=1, phases=WITHOUT_SHRINKING)
+@given(data=st.data())
+def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(name, data):
+    theirs = their_model(data.draw(DRAWN[name]), seed=0)
+    _, family, spec = our_model(theirs)
+    state = tensors_on_disk(theirs, family)
+    first = sorted(state)[-1]
+    with pytest.raises(CheckpointError, match=f"{first!r} is missing"):
+        our_tensors(family, spec, {key: value for key, value in state.items() if key != first})
+    with pytest.raises(CheckpointError, match="'model.extra' has no place"):
+        our_tensors(family, spec, {**state, "model.extra": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=f"{first!r} has shape"):
+        our_tensors(family, spec, {**state, first: torch.zeros(3, 5)})
+
+
+LAYERS = {
+    "attn": {"kind": "attention", "num_heads": 2, "head_dim": 4},
+    "local": {"kind": "attention", "num_heads": 2, "head_dim": 4, "window": 8},
+    "ssm": {"kind": "mamba2", "num_heads": 2, "head_dim": 4, "state_size": 4},
+    "ffn": {"kind": "mlp", "intermediate_size": 8},
+    "relu": {"kind": "mlp", "intermediate_size": 8, "activation": "squared_relu", "gated": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        (["ssm+ffn"], r"falcon_h1: model.pattern: blocks from 0 on are \[mamba2\+mlp\]"),
+        (
+            ["attn", "ffn", "attn+ssm"],
+            r"llama: model.pattern: blocks from 2 on are \[attention\+mamba2\], but a layer of llama is",
+        ),
+        (["local", "ffn"], "llama: attention.window=8 cannot be expressed by llama"),
+        (["attn", "ffn", "local", "ffn"], "llama: model.layers.attn and local are attention layers with different"),
+        (["attn", "relu"], "llama: mlp.gated=False cannot be expressed by llama"),
+    ],
+)
+def test_a_model_of_no_family_is_refused_with_the_reason(pattern, reason):
+    spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": pattern})
+    with pytest.raises(ConfigError, match=f"no family .*{reason}"):
+        family_of_model(spec)
+
+
+@given(experts=st.integers(1, 4), parts=st.integers(1, 3))
+def test_tensors_of_single_experts_are_stacked_and_taken_apart(experts, parts):
+    names = tuple("abc"[:parts])
+    ours = {f"moe.{name}": torch.randn(experts, 2 + index, 3) for index, name in enumerate(names)}
+    shapes = {name: ours[f"moe.{name}"].shape for name in names}
+    table = list(expand(Part("experts.{}.w", names), "layer.", "moe.", shapes))
+    assert [tensor.theirs for tensor in table] == [f"layer.experts.{number}.w" for number in range(experts)]
+    again = {name: torch.zeros_like(tensor) for name, tensor in ours.items()}
+    for number, tensor in enumerate(table):
+        theirs = tensor.write(ours)
+        assert torch.equal(theirs, torch.cat([part[number] for part in ours.values()]))
+        tensor.read(theirs, again)
+    assert all(torch.equal(again[name], ours[name]) for name in ours)

@@ -1,0 +1,199 @@
+"""Small models of transformers' own classes, drawn over each family's options: the oracle of import and export."""
+
+import torch
+import transformers
+from hypothesis import strategies as st
+
+VOCABULARY = 61
+
+
+@st.composite
+def sizes(draw):
+    """Options that all families share, by their usual names."""
+    kv_heads = draw(st.sampled_from([1, 2]))
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": draw(st.sampled_from([16, 32])),
+        "num_attention_heads": kv_heads * draw(st.sampled_from([1, 2])),
+        "num_key_value_heads": kv_heads,
+        "initializer_range": 0.1,
+        "tie_word_embeddings": draw(st.booleans()),
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+    }
+
+
+@st.composite
+def mamba(draw, hidden):
+    """Options of Mamba-2 in the spelling of Bamba and Falcon-H1, twice as wide as the model."""
+    return {
+        "mamba_n_heads": (heads := draw(st.sampled_from([4, 8]))),
+        "mamba_d_head": 2 * hidden // heads,
+        "mamba_n_groups": draw(st.sampled_from([1, 2])),
+        "mamba_d_state": 12,
+        "mamba_d_conv": draw(st.sampled_from([3, 4])),
+        "mamba_conv_bias": draw(st.booleans()),
+        "mamba_proj_bias": draw(st.booleans()),
+        "mamba_chunk_size": 8,
+        "time_step_limit": draw(st.sampled_from([(0.0, float("inf")), (0.0, 0.2)])),
+    }
+
+
+multiplier = st.floats(0.5, 1.5)
+
+
+@st.composite
+def falcon_h1(draw):
+    common = draw(sizes())
+    config = transformers.FalconH1Config(
+        **common,
+        **draw(mamba(common["hidden_size"])),
+        num_hidden_layers=2,
+        intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        mamba_d_ssm=2 * common["hidden_size"],
+        mamba_rms_norm=draw(st.booleans()),
+        mamba_norm_before_gate=draw(st.booleans()),
+        projectors_bias=draw(st.booleans()),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([1e4, 1e11]))},
+        embedding_multiplier=draw(multiplier),
+        lm_head_multiplier=draw(multiplier),
+        attention_in_multiplier=draw(multiplier),
+        attention_out_multiplier=draw(multiplier),
+        key_multiplier=draw(multiplier),
+        ssm_in_multiplier=draw(multiplier),
+        ssm_out_multiplier=draw(multiplier),
+        ssm_multipliers=[draw(multiplier) for _ in range(5)],
+        mlp_multipliers=[draw(multiplier), draw(multiplier)],
+    )
+    return transformers.FalconH1ForCausalLM, config
+
+
+@st.composite
+def llama(draw):
+    config = transformers.LlamaConfig(
+        **draw(sizes()),
+        num_hidden_layers=draw(st.integers(1, 3)),
+        intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        hidden_act=draw(st.sampled_from(["silu", "gelu"])),
+        rms_norm_eps=draw(st.sampled_from([1e-6, 1e-5])),
+        rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([1e4, 5e5]))},
+    )
+    return transformers.LlamaForCausalLM, config
+
+
+@st.composite
+def mamba2(draw):
+    common = {key: value for key, value in draw(sizes()).items() if "attention" not in key and "key_value" not in key}
+    heads = draw(st.sampled_from([4, 8]))
+    config = transformers.Mamba2Config(
+        **common,
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_heads=heads,
+        head_dim=2 * common["hidden_size"] // heads,
+        state_size=12,
+        n_groups=draw(st.sampled_from([1, 2])),
+        conv_kernel=draw(st.sampled_from([3, 4])),
+        use_bias=draw(st.booleans()),
+        use_conv_bias=draw(st.booleans()),
+        chunk_size=8,
+        time_step_limit=draw(st.sampled_from([(0.0, float("inf")), (0.0, 0.2)])),
+    )
+    return transformers.Mamba2ForCausalLM, config
+
+
+@st.composite
+def nemotron_h(draw):
+    common = draw(sizes()) | {"tie_word_embeddings": False}
+    config = transformers.NemotronHConfig(
+        **common,
+        layers_block_type=draw(
+            st.lists(st.sampled_from(["linear_attention", "full_attention", "mlp"]), min_size=1, max_size=5)
+        ),
+        intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        mamba_num_heads=draw(st.sampled_from([4, 8])),
+        mamba_head_dim=4,
+        n_groups=draw(st.sampled_from([1, 2])),
+        ssm_state_size=12,
+        conv_kernel=draw(st.sampled_from([3, 4])),
+        use_bias=draw(st.booleans()),
+        use_conv_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        mlp_hidden_act=draw(st.sampled_from(["relu2", "silu"])),
+        chunk_size=8,
+        time_step_min=draw(st.sampled_from([1e-3, 5e-2])),
+    )
+    return transformers.NemotronHForCausalLM, config
+
+
+@st.composite
+def bamba(draw):
+    common = draw(sizes())
+    config = transformers.BambaConfig(
+        **common,
+        **draw(mamba(common["hidden_size"])),
+        num_hidden_layers=3,
+        attn_layer_indices=draw(st.lists(st.integers(0, 2), unique=True)),
+        intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+    )
+    return transformers.BambaForCausalLM, config
+
+
+@st.composite
+def granite_hybrid(draw):
+    common = draw(sizes())
+    config = transformers.GraniteMoeHybridConfig(
+        **common,
+        **draw(mamba(common["hidden_size"])),
+        num_hidden_layers=3,
+        layer_types=[draw(st.sampled_from(["linear_attention", "full_attention"])) for _ in range(3)],
+        num_local_experts=0,
+        shared_intermediate_size=40,
+        head_dim=draw(st.sampled_from([4, 8])),
+        attention_bias=draw(st.booleans()),
+        position_embedding_type=draw(st.sampled_from([None, "rope"])),
+        embedding_multiplier=draw(multiplier),
+        logits_scaling=draw(st.sampled_from([1.0, 6.0])),
+        residual_multiplier=draw(multiplier),
+        attention_multiplier=draw(multiplier),
+    )
+    return transformers.GraniteMoeHybridForCausalLM, config
+
+
+DRAWN = {
+    "falcon_h1": falcon_h1(),
+    "llama": llama(),
+    "mamba2": mamba2(),
+    "nemotron_h": nemotron_h(),
+    "bamba": bamba(),
+    "granitemoehybrid": granite_hybrid(),
+}
+"""A strategy for (class, configuration) of each family."""
+
+
+def their_model(drawn, seed):
+    """A model of transformers' with biases and norms away from their start, and decays as in training.
+
+    Their own dt_bias of one lets a state die within two tokens, where rounding alone is large in any implementation.
+    """
+    architecture, config = drawn
+    torch.manual_seed(seed)
+    model = architecture(config).train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+            if name.endswith("dt_bias"):
+                parameter.uniform_(-5.0, -1.0)
+            if name.endswith("A_log"):
+                parameter.uniform_(0.0, 2.0)
+    return model
