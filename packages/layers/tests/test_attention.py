@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_layer
-from eyas.layers.attention import visible
+from eyas.layers.attend import visible
 from eyas.layers.rotary import rotate, rotation
 
 seeds = st.integers(0, 999)

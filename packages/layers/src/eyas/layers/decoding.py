@@ -38,8 +38,8 @@ def decode(
     ends: Ends,
     vocab_size: int,
 ) -> list[list[int]]:
-    """For each prompt behind the prefix, of which one has a token, its continuation: at most `tokens` tokens below `vocab_size`, the last of them
-    the first that `ends` it.
+    """For each prompt behind the prefix, of which one has a token, its continuation: at most `tokens` tokens below
+    `vocab_size`, the last of them the first that `ends` it.
 
     All sequences are at the same position in every step: each reads its prompt's next token while it has one, and from
     then on its own choice. So no sequence is padded, and none depends on its neighbours. Sequence i draws from a

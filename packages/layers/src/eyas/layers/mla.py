@@ -15,7 +15,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.registry import register
 from eyas.core.weights import Axis, Weight, column, replicated, row
-from eyas.layers.attention import attend, visible
+from eyas.layers.attend import attend, visible
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
