@@ -54,4 +54,23 @@ def test_models_as_json(capsys):
         assert model["parameters"] > 0
         assert model["training_flops_per_token"].keys() == {"exact", "megatron"}
         assert {"pattern", "state_bytes", "hidden_size", "vocab_size", "layers"} <= model.keys()
+        assert 0 < model["active_parameters"] <= model["parameters"]
         assert all("kind" in layer for layer in model["layers"].values())
+    assert models["mamba2_2.7b"]["kv_bytes"] == 0 < models["mamba2_2.7b"]["state_bytes"]
+    assert models["llama3_8b"]["state_bytes"] == 0
+    assert models["llama3_8b"]["kv_bytes"] == 2 * 4096 * 32 * 8 * 128 * 2
+
+
+def test_models_at_another_length(capsys):
+    assert main(["models", "--json", "--sequence-length", "8"]) == 0
+    (llama,) = (model for model in json.loads(capsys.readouterr().out) if model["name"] == "llama3_8b")
+    assert llama["kv_bytes"] == 2 * 8 * 32 * 8 * 128 * 2
+    assert main(["models", "--sequence-length", "0"]) == 2
+    assert capsys.readouterr().err.startswith("eyas: --sequence-length=0 must be at least 1")
+
+
+def test_models_as_a_table(capsys):
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    assert "deepseek_v3" in table
+    assert "671,026.4 M" in table

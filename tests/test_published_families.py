@@ -20,18 +20,18 @@ EXACT = {
     "llama3_70b": 70_553_706_496,
 }
 ACTIVE = {
-    "nemotron3_nano": 3_227_751_872,
-    "nemotron3_super": 12_770_216_960 - 131_072 * 4_096,
-    "nemotron3_ultra": 56_058_818_560 - 131_072 * 8_192,
+    "nemotron3_nano": 3_227_751_872 + 131_072 * 2_688,
+    "nemotron3_super": 12_770_216_960,
+    "nemotron3_ultra": 56_058_818_560,
 }
-"""Without the input embedding, which the figures of the larger two hold."""
+"""Nano's is published without the input embedding."""
 BILLIONS = {
     "jamba_v0.1": (51.57, 12.11),
     "mixtral_8x22b": (140.63, 39.16),
     "qwen2_57b_a14b": (57.41, 14.25),
     "deepseek_v3": (671.03, 37.55),
 }
-"""Printed with two digits; the active ones with the input embedding, of which a token reads a row."""
+"""Printed with two digits."""
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,11 @@ def test_parameters_are_the_published_ones_to_the_last_digit(specs, name):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_active_parameters_are_the_published_ones(specs, name):
-    spec = specs[name]
-    dense = parameters(spec) - spec.vocab_size * spec.hidden_size
-    assert active_parameters(spec) == ACTIVE.get(name, dense)
+    assert active_parameters(specs[name]) == ACTIVE.get(name, EXACT[name])
 
 
 @pytest.mark.parametrize("name", BILLIONS)
 def test_parameters_are_the_published_billions(specs, name):
     spec, (total, active) = specs[name], BILLIONS[name]
-    embedding = spec.vocab_size * spec.hidden_size
     assert parameters(spec) / 1e9 == pytest.approx(total, abs=0.005)
-    assert (active_parameters(spec) + embedding) / 1e9 == pytest.approx(active, abs=0.005)
+    assert active_parameters(spec) / 1e9 == pytest.approx(active, abs=0.005)

@@ -24,4 +24,4 @@ def test_a_model_is_what_hydra_composes(name):
 
 def test_an_entry_that_it_does_not_know_is_refused():
     with pytest.raises(ConfigError, match="must be absolute and placed"):
-        placed_choice({"layer": "attention"})
+        placed_choice({"layer": "attention"}, "model")

@@ -65,15 +65,13 @@ def parameters(spec: ModelSpec) -> int:
 
 
 def active_parameters(spec: ModelSpec) -> int:
-    """Weights that one token uses: of a mixture, the chosen experts' alone; without the input embedding, of which a
-    token reads a row, unless the head shares it."""
-    idle = sum(
+    """Weights of the model without the experts that a token does not choose. Some publish them without the input
+    embedding too, of which a token reads one row."""
+    return parameters(spec) - sum(
         mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size)
         for block in spec.blocks
         for mixer in (spec.layers[name] for name in block.layers)
     )
-    unread = 0 if spec.tie_embeddings else spec.vocab_size * spec.hidden_size
-    return parameters(spec) - idle - unread
 
 
 def tail_parameters(spec: ModelSpec, tensor: int = 1) -> int:

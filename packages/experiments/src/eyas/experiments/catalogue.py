@@ -9,15 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eyas.core.accounting import parameters, state_bytes, tail_parameters, training_flops
+from eyas.core.accounting import active_parameters, parameters, state_bytes, tail_parameters, training_flops
+from eyas.core.errors import ConfigError
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.registry import mixers
 from eyas.core.schema import dump
 from eyas.experiments.compose import conf_folder, mixer_options
 from eyas.experiments.model_group import model_group
-
-SEQUENCE = 4096
-"""Tokens at which FLOPs and state are told."""
 
 
 def print_layers(*, as_json: bool) -> None:
@@ -41,30 +39,32 @@ def print_layers(*, as_json: bool) -> None:
     Console(highlight=False).print(table)
 
 
-def print_models(*, as_json: bool) -> None:
-    """Prints every model of conf/model: pattern, parameters, training FLOPs and decoding state."""
-    rows = [describe(name, spec) for name, spec in models().items()]
+def print_models(*, as_json: bool, sequence_length: int) -> None:
+    """Prints every model of conf/model: pattern, parameters, FLOPs per token and decoding state at that length."""
+    if sequence_length < 1:
+        raise ConfigError(f"--sequence-length={sequence_length} must be at least 1")
+    rows = [describe(name, spec, sequence_length) for name, spec in models().items()]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(title=f"Models (training FLOPs and state at {SEQUENCE} tokens)", title_justify="left")
-    for heading, justify in (
-        ("model", "left"),
-        ("pattern", "left"),
-        ("parameters", "right"),
-        ("GFLOP / token", "right"),
-        ("state MiB", "right"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=heading == "model")  # type: ignore[arg-type]
+    title = f"Models (training FLOPs per token and decoding state per sequence at {sequence_length} tokens, bfloat16)"
+        f"Models (training FLOPs per token and decoding bytes per sequence at {sequence_length} tokens, in bfloat16)"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("model", "pattern", "parameters", "active", "GFLOP", "KV MiB", "state MiB"):
+        name = heading in ("model", "pattern")
+        table.add_column(heading, justify="left" if name else "right", no_wrap=heading != "pattern")
     for row in rows:
         table.add_row(
             row["name"],
             escape(row["pattern"]),
-            f"{row['parameters']:,}",
+            f"{row['parameters'] / 1e6:,.1f} M",
+            f"{row['active_parameters'] / 1e6:,.1f} M",
             f"{row['training_flops_per_token']['exact'] / 1e9:,.2f}",
+            f"{row['kv_bytes'] / 2**20:,.1f}",
             f"{row['state_bytes'] / 2**20:,.1f}",
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, width=max(100, Console().width)).print(table)
 
 
 def models() -> dict[str, ModelSpec]:
@@ -73,17 +73,22 @@ def models() -> dict[str, ModelSpec]:
     return {name: load_model(model_group(name)) for name in names}
 
 
-def describe(name: str, spec: ModelSpec) -> dict[str, Any]:
-    """What `eyas models` tells of a model."""
+def describe(name: str, spec: ModelSpec, sequence_length: int) -> dict[str, Any]:
+    """What `eyas models` tells of a model. Decoding state is told apart into what grows with the text, keys and values,
+    and what does not."""
+    constant = state_bytes(spec, 0)
     return {
         "name": name,
         "pattern": str(spec.pattern),
         "parameters": parameters(spec),
+        "active_parameters": active_parameters(spec),
         "tail_parameters": tail_parameters(spec),
+        "sequence_length": sequence_length,
         "training_flops_per_token": {
-            convention: training_flops(spec, SEQUENCE, convention) for convention in ("exact", "megatron")
+            convention: training_flops(spec, sequence_length, convention) for convention in ("exact", "megatron")
         },
-        "state_bytes": state_bytes(spec, SEQUENCE),
+        "kv_bytes": state_bytes(spec, sequence_length) - constant,
+        "state_bytes": constant,
         "hidden_size": spec.hidden_size,
         "vocab_size": spec.vocab_size,
         "embedding_multiplier": spec.embedding_multiplier,

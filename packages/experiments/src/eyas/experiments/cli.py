@@ -116,8 +116,13 @@ def build_parser() -> argparse.ArgumentParser:
     new.add_argument("name", help="what configurations will call it, such as gated_delta")
     new.add_argument("--symbol", help="its capital letter in pattern shorthand")
     new.add_argument("--folder", type=Path, help="where the package goes; by default ./NAME")
-    for name, help in (("layers", "list the registered mixers"), ("models", "list the models with their sizes")):
-        command(name, help).add_argument("--json", action="store_true", help="print JSON")
+    layers, models = (
+        command("layers", "list the registered mixers"),
+        command("models", "list the models' sizes and costs"),
+    )
+    models.add_argument("--sequence-length", type=int, default=4096, metavar="N", help="tokens that costs are told for")
+    for listing in (layers, models):
+        listing.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -198,7 +203,7 @@ def run_layers(known: argparse.Namespace, rest: list[str]) -> int:
 def run_models(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.catalogue import print_models
 
-    print_models(as_json=known.json)
+    print_models(as_json=known.json, sequence_length=known.sequence_length)
     return 0
 
 

@@ -1,7 +1,7 @@
 """The `model` group of a configuration, read from conf/ without Hydra, whose composition takes a hundred times as long.
 
-Knows what the files under conf/model and conf/layer use of Hydra: a defaults list of absolute choices, each placed by
-`@`, with `_self_` among them.
+Knows what the files under conf/model and conf/layer use of Hydra: a defaults list of files beside them and of absolute
+choices placed by `@`, with `_self_` among them.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def _read(choice: str) -> dict[str, Any]:
         if item == "_self_":
             _merge(merged, own)
         else:
-            place, brought = placed_choice(item)
+            place, brought = placed_choice(item, choice.rpartition("/")[0])
             _merge(merged, _nested(place, _read(brought)))
     return merged
 
 
-def placed_choice(item: str | Mapping[str, str]) -> tuple[str, str]:
-    """Where an entry of a defaults list goes, and the choice that it names: `/layer@layers.ssm: tiny/ssm`."""
+def placed_choice(item: str | Mapping[str, str], beside: str) -> tuple[str, str]:
+    """Where an entry of a defaults list goes, and the choice that it names: `/layer@layers.ssm: tiny/ssm`, or `tiny`, a
+    file beside the one that has the list, in the group `beside`."""
+    if isinstance(item, str) and "/" not in item and "@" not in item:
+        return "_here_", f"{beside}/{item}"
     group, _, place = (item if isinstance(item, str) else next(iter(item))).partition("@")
     if not group.startswith("/") or not place:
         raise ConfigError(f"defaults entry {item!r} must be absolute and placed, as /layer@layers.ssm: name")
