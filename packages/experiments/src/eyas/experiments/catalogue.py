@@ -48,8 +48,6 @@ def print_models(*, as_json: bool, sequence_length: int) -> None:
         print(json.dumps(rows, indent=2))
         return
     title = f"Models (training FLOPs per token and decoding state per sequence at {sequence_length} tokens, bfloat16)"
-        f"Models (training FLOPs per token and decoding bytes per sequence at {sequence_length} tokens, in bfloat16)"
-    )
     table = Table(title=title, title_justify="left")
     for heading in ("model", "pattern", "parameters", "active", "GFLOP", "KV MiB", "state MiB"):
         name = heading in ("model", "pattern")
