@@ -40,4 +40,5 @@ class TestLinearAttention(Conformance):
 
 
 class TestMixtureOfExperts(Conformance):
-    options = mixers.moe()
+    options = mixers.moe(balance_loss=0.0, sequence_balance_loss=0.0, z_loss=0.0)
+    """Auxiliary losses have gradients that no output shows; test_moe.py compares them with their definitions."""

@@ -19,6 +19,7 @@ from eyas.core.registry import mixer
 from eyas.layers.experts import grouped_linear
 from eyas.layers.testing.case import output
 from eyas.layers.testing.compare import gradients
+from eyas.layers.testing.costs import bytes_kept
 
 seeds = st.integers(0, 999)
 SIGMOID = {"score": "sigmoid", "selection_bias_rate": 1e-3}
@@ -146,6 +147,37 @@ def test_weighing_before_or_after_the_last_projection_is_the_same(options, seed)
     found = [gradients(output(module, x, mixers.alone()).square().sum(), module, x) for module in (before, after)]
     for name in found[0]:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-9, atol=1e-9)
+
+
+@given(options=mixers.moe(), dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
+def test_auxiliary_losses_keep_what_activation_bytes_state(options, dtype):
+    module = mixers.build(options, dtype=dtype)
+    x = mixers.noise(32, 3, mixers.HIDDEN, dtype=dtype).requires_grad_()
+    known = [x, *module.parameters(), *module.buffers()]
+    kept = bytes_kept(lambda: output(module, x, mixers.alone()), known)
+    assert module.config.activation_bytes(mixers.HIDDEN, 32, 3, dtype.itemsize) == kept
+
+
+@given(
+    score=st.sampled_from(["softmax", "sigmoid"]), top_k=st.integers(1, 3), balance=st.sampled_from([0.0, 0.3]),
+    sequence=st.sampled_from([0.0, 0.7]), z=st.sampled_from([0.0, 0.2]), seed=seeds,
+)  # fmt: skip
+def test_the_auxiliary_losses_are_those_of_their_definitions(score, top_k, balance, sequence, z, seed):
+    """Times the tokens, since the step divides by them; Megatron-Core's softmax is in float32."""
+    S, B, E = 5, 3, 4
+    logits = mixers.noise(S, B, E, seed=seed).requires_grad_()
+    options = {"kind": "moe", "num_experts": E, "top_k": top_k, "intermediate_size": 4, "score": score}
+    losses = {"balance_loss": balance, "sequence_balance_loss": sequence, "z_loss": z}
+    routed = mixers.alone().route(logits, load_layer(options | losses, "layer").rule, None)
+    (found,) = torch.autograd.grad(0.0 * routed.weights_TE.sum(), logits)
+
+    shares = logits.softmax(-1) if score == "softmax" else logits.sigmoid() / logits.sigmoid().sum(-1, keepdim=True)
+    chosen = torch.zeros_like(shares).scatter(-1, shares.topk(top_k, -1).indices, 1.0)
+    whole = E / (top_k * (S * B) ** 2) * (shares.sum((0, 1)) * chosen.sum((0, 1))).sum()
+    each = (E / (top_k * S**2) * (shares.sum(0) * chosen.sum(0)).sum(-1)).mean()
+    loss = balance * whole + sequence * each + z * logits.logsumexp(-1).square().mean()
+    (expected,) = torch.autograd.grad(S * B * loss, logits)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @given(top_k=st.integers(1, 3), factor=st.sampled_from([0.3, 0.5, 1.0]), seed=seeds)

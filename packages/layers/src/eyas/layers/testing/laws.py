@@ -76,7 +76,7 @@ def documents_are_kept_apart(case: Case) -> None:
 
 def no_document_leaks(case: Case) -> None:
     """A document's outputs keep every bit when all tokens of all other documents change, and have a gradient of exactly
-    zero for them."""
+    zero for them. Bits keep to rounding where tokens choose their experts: products of another size round otherwise."""
     module, x_SBD, other_SBD = case.module(), case.x().requires_grad_(), case.x(seed=1)
     if not module.config.carries_documents:
         pytest.skip(f"{module.config.kind} refuses documents")
@@ -87,8 +87,11 @@ def no_document_leaks(case: Case) -> None:
         where = f"tokens {part.start} to {part.stop - 1} of row {row} are a document of their own, but"
         mixed_SBD = other_SBD.clone()
         mixed_SBD[part, row] = x_SBD[part, row]
-        same = torch.equal(output(module, mixed_SBD, context)[part, row], y_SBD[part, row])
-        assert same, f"{where} their outputs change with the other documents"
+        again_SBD, what = output(module, mixed_SBD, context), f"{where} their outputs change with the other documents"
+        if module.config.owns_tokens:
+            assert_close(what, again_SBD[part, row], y_SBD[part, row], rounding=TOLERANCE)
+        else:
+            assert torch.equal(again_SBD[part, row], y_SBD[part, row]), what
         (gradient,) = torch.autograd.grad(y_SBD[part, row].sum(), x_SBD, retain_graph=True)
         gradient[part, row] = 0.0
         assert not gradient.any(), f"{where} their outputs have a gradient for the other documents"
