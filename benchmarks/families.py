@@ -1,0 +1,96 @@
+"""A whole training step of every small model in conf/ that transformers has too: ours against transformers.
+
+python benchmarks/families.py [--models falcon_h1_tiny mixtral_tiny] [--threads 1] [--repetitions 3]
+
+Both start from the same weights; a step is forward, loss, backward, clipping and AdamW (fused) in float32, as in
+training_step.py. Auxiliary losses of mixtures are left out on both sides.
+"""
+# S sequence, B batch
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measure import side_by_side, table
+from training_step import engine_step, first_steps, their_step
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from eyas.core.errors import EyasError
+from eyas.core.model import load_model
+from eyas.experiments.catalogue import models
+from eyas.experiments.model_group import model_group
+from eyas.layers import hf_tensors
+from eyas.layers.hf_families import family_of_model
+from eyas.layers.model import HybridLM
+from eyas.parallel import quiet
+from eyas.parallel.alone import alone
+
+B, S = 8, 256
+WITHOUT = ("balance_loss", "sequence_balance_loss", "z_loss")
+
+
+def main() -> None:
+    names = [name for name in models() if name.endswith("_tiny")]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", choices=names, default=names)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repetitions", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    quiet.install()
+    with alone():
+        for name in arguments.models:
+            compare(name, arguments.repetitions)
+
+
+def compare(name: str, repetitions: int) -> None:
+    """Check that the first two steps have the same losses, then time steps and print the table."""
+    spec = load_model(plain(model_group(name)))
+    try:
+        family, config = family_of_model(spec)
+    except EyasError as error:
+        print(f"{name}: not in transformers ({error})", flush=True)
+        return
+    weights = HybridLM(spec).initialise(1).state_dict()
+
+    def ours() -> HybridLM:
+        model = HybridLM(spec)
+        model.load_state_dict(weights)
+        return model
+
+    def theirs() -> torch.nn.Module:
+        settings = {key: value for key, value in config.items() if key != "model_type"}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings)).float().train()
+        model.load_state_dict(hf_tensors.their_tensors(family, spec, weights), strict=False)
+        return model
+
+    tokens_BS = torch.randint(1, spec.vocab_size, (B, S + 1), generator=torch.Generator().manual_seed(1))
+    batch = {"tokens": tokens_BS[:, :-1].contiguous(), "labels": tokens_BS[:, 1:].contiguous()}
+    variants: dict[str, Callable[[], Callable[[], float]]] = {
+        "transformers": lambda: their_step(theirs(), batch, fused=True),
+        "eyas": lambda: engine_step(ours(), batch),
+    }
+    losses, peaks = {}, {}
+    for variant, build in variants.items():
+        losses[variant], peaks[variant] = first_steps(build)
+    found, expected = (torch.tensor(losses[variant]) for variant in ("eyas", "transformers"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    steps: dict[str, Callable[[], object]] = {variant: build() for variant, build in variants.items()}
+    title = f"{name}: b{B} l{S}"
+    print(table(title, side_by_side(steps, repetitions, peaks), ["transformers"], B * S), flush=True)
+
+
+def plain(group: dict[str, Any]) -> dict[str, Any]:
+    """The model without auxiliary losses."""
+    group = copy.deepcopy(group)
+    for layer in group["layers"].values():
+        layer.update({option: 0.0 for option in WITHOUT if option in layer})
+    return group
+
+
+if __name__ == "__main__":
+    main()
