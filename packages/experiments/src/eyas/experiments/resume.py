@@ -35,11 +35,11 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     for override in overrides:
         apply(data, override)
     run = load_run(data)
+    check_steps_left(folder, run.trainer.max_steps)
     if not (folder / run_folder.DATA).exists():
         raise CheckpointError(
             f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}"
         )
-    check_steps_left(folder, run.trainer.max_steps)
     check_machine(run)
     restore_data(folder, run.data)
     config = run_folder.add_config(folder, data)
