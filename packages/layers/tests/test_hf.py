@@ -127,12 +127,23 @@ LAYERS = {
         (["local", "ffn"], "llama: attention.window=8 cannot be expressed by llama"),
         (["attn", "ffn", "local", "ffn"], "llama: model.layers.attn and local are attention layers with different"),
         (["attn", "relu"], "llama: mlp.gated=False cannot be expressed by llama"),
+        (["once", "ffn"], "llama: model.blocks.once has options, which llama has not"),
+        ("attn, ffn / attn, ffn", "llama: model.pattern has a tail after '/', which llama has not"),
     ],
 )
 def test_a_model_of_no_family_is_refused_with_the_reason(pattern, reason):
-    spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": pattern})
+    blocks = {"once": {"layers": "attn", "shared": True}}
+    spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": pattern, "blocks": blocks})
     with pytest.raises(ConfigError, match=f"no family .*{reason}"):
         family_of_model(spec)
+
+
+def test_meta_tokens_are_refused_and_names_of_blocks_are_not():
+    model = {"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": ["named", "ffn"]}
+    model |= {"blocks": {"named": {"layers": "attn"}}}
+    assert family_of_model(load_model(model))[0].model_type == "llama"
+    with pytest.raises(ConfigError, match="meta_tokens=2 cannot be expressed by llama"):
+        family_of_model(load_model(model | {"meta_tokens": 2}))
 
 
 @given(experts=st.integers(1, 4), parts=st.integers(1, 3))

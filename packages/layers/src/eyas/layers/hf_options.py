@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from eyas.core.block_config import BlockConfig
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelConfig, ModelSpec
@@ -20,8 +21,13 @@ EVERYWHERE = frozenset({
     "_attn_implementation_autoset",
 })  # fmt: skip
 """Their options that change nothing in what a model computes, whatever the family."""
-WITHOUT_EFFECT = frozenset({"kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor"})
-"""Our mixers' options that decide how, or from where, a model is trained, and not what a trained one computes."""
+WITHOUT_EFFECT = frozenset({
+    "kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor", "mtp_loss_weight", "mtp_repeated",
+    "balance_loss", "sequence_balance_loss", "z_loss", "weigh_inside", "drop_policy",
+})  # fmt: skip
+"""Our options that decide how, or from where, a model is trained, and not what a trained one computes."""
+NO_OPTIONS = frozenset({"name", "layers", "pattern", "blocks", "depths"})
+"""What a model has besides options: its arrangement, which types of layers express."""
 
 
 def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,9 +110,12 @@ def types_of_layers(family: Family, spec: ModelSpec) -> list[str]:
     """The type of each of their layers that our pattern makes. Raises ConfigError where it makes none."""
     types = {tuple(tuple(sorted(block)) for block in blocks): name for name, blocks in family.layer_types.items()}
     size = len(next(iter(types)))
-    blocks = [tuple(sorted(spec.layers[name].kind for name in block)) for block in spec.pattern.blocks]
+    blocks = [tuple(sorted(spec.layers[name].kind for name in block.layers)) for block in spec.blocks]
     if spec.pattern.tail:
         raise ConfigError(f"model.pattern has a tail after '/', which {family.model_type} has not")
+    for block in spec.blocks:
+        if block.options != BlockConfig(layers=block.options.layers):
+            raise ConfigError(f"model.blocks.{block.name} has options, which {family.model_type} has not")
     layers = []
     for start in range(0, len(blocks), size):
         layer = tuple(blocks[start : start + size])
@@ -123,7 +132,7 @@ def types_of_layers(family: Family, spec: ModelSpec) -> list[str]:
 def mixers_by_kind(family: Family, spec: ModelSpec) -> dict[str, MixerConfig]:
     """The options of each kind of mixer. Raises ConfigError where a kind is used with two sets of options."""
     found: dict[str, tuple[str, MixerConfig]] = {}
-    for name in dict.fromkeys(name for block in spec.pattern.blocks for name in block):
+    for name in dict.fromkeys(name for block in spec.blocks for name in block.layers):
         layer = spec.layers[name]
         first, known = found.setdefault(layer.kind, (name, layer))
         if known != layer:
@@ -136,7 +145,7 @@ def mixers_by_kind(family: Family, spec: ModelSpec) -> dict[str, MixerConfig]:
 
 def our_values(spec: ModelSpec, mixers: Mapping[str, MixerConfig]) -> dict[str, Any]:
     """Every option of ours that decides what the model computes, by path."""
-    outer = {name: value for name, value in dump(spec).items() if name not in ("name", "layers", "pattern")}
+    outer = {name: value for name, value in dump(spec).items() if name not in NO_OPTIONS}
     values = outer | {f"{kind}.{name}": value for kind, layer in mixers.items() for name, value in dump(layer).items()}
     return {
         path: canonical(path, value) for path, value in values.items() if path.rpartition(".")[2] not in WITHOUT_EFFECT
@@ -152,11 +161,13 @@ def our_defaults(mixers: Mapping[str, MixerConfig]) -> dict[str, Any]:
 
 
 def canonical(path: str, value: Any) -> Any:
-    """One form for what means the same: a multiplier that is not set is one."""
+    """One form for what means the same: a multiplier that is not set is one, and without meta tokens none are seen."""
     if path.endswith("multiplier"):
         return 1.0 if value is None else value
     if path.endswith("multipliers"):
         return [1.0] * 5 if value is None else value
+    if path.endswith("sink_tokens"):
+        return 0 if value is None else value
     return value
 
 

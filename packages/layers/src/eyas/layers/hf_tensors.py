@@ -74,14 +74,14 @@ def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence
     names, width = family.names, spec.hidden_size
     table = (spec.vocab_size, width)
     found = [Correspondence(names.embedding, ("embedding.weight",), (table,))]
-    for index, block in enumerate(spec.pattern.blocks):
+    for index, block in enumerate(spec.blocks):
         layer, place = divmod(index, len(names.norms))
         found.append(
             Correspondence(
                 f"{names.layers}.{layer}.{names.norms[place]}.weight", (f"blocks.{index}.norm.weight",), ((width,),)
             )
         )
-        for name in block:
+        for name in block.layers:
             shapes = {key: weight.shape for key, weight in spec.layers[name].weights(width).items()}
             inside = f"blocks.{index}.branches.{name}."
             for part in parts_of(family, spec.layers[name].kind, shapes):
