@@ -12,12 +12,15 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from measure import side_by_side, table
+from safetensors.torch import save_file
 from training_step import engine_step, first_steps, their_step
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from eyas.core.errors import EyasError
 from eyas.core.model import load_model
@@ -25,6 +28,7 @@ from eyas.experiments.catalogue import models
 from eyas.experiments.model_group import model_group
 from eyas.layers import hf_tensors
 from eyas.layers.hf_families import family_of_model
+from eyas.layers.hf_options import to_json
 from eyas.layers.model import HybridLM
 from eyas.parallel import quiet
 from eyas.parallel.alone import alone
@@ -63,10 +67,13 @@ def compare(name: str, repetitions: int) -> None:
         return model
 
     def theirs() -> torch.nn.Module:
-        settings = {key: value for key, value in config.items() if key != "model_type"}
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings)).float().train()
-        model.load_state_dict(hf_tensors.their_tensors(family, spec, weights), strict=False)
-        return model
+        with TemporaryDirectory(prefix="eyas-") as folder:
+            Path(folder, "config.json").write_text(to_json(config))
+            tensors = hf_tensors.their_tensors(family, spec, weights)
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder, "model.safetensors")
+            )
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
 
     tokens_BS = torch.randint(1, spec.vocab_size, (B, S + 1), generator=torch.Generator().manual_seed(1))
     batch = {"tokens": tokens_BS[:, :-1].contiguous(), "labels": tokens_BS[:, 1:].contiguous()}

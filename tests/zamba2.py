@@ -2,8 +2,6 @@
 
 import math
 
-from eyas.layers.hf_falcon_h1 import mamba2_weights
-
 
 def hybrids(config):
     """Indices of the layers in front of which a shared transformer stands."""
@@ -117,4 +115,29 @@ def use_weights(rest, source, use, attend, think):
         if f"{adapter}.0.weight" in rest:
             ours[f"{attend}.adapters.attn.A_{name}"] = rest.pop(f"{adapter}.0.weight")
             ours[f"{attend}.adapters.attn.B_{name}"] = rest.pop(f"{adapter}.1.weight")
+    return ours
+
+
+def mamba2_weights(rest, prefix, config):
+    """Takes one Mamba-2 mixer's tensors out of `rest`: the fused projection [z | x | B | C | dt] and the convolution
+    over [x | B | C], each as its parts."""
+    group = config.num_groups * config.state_size
+    parts = {"z": config.inner_size, "x": config.inner_size, "B": group, "C": group, "dt": config.num_heads}
+    convolved = [parts[name] for name in "xBC"]
+    fused = rest.pop(f"{prefix}in_proj.weight").split(list(parts.values()))
+    ours = dict(zip(parts, fused, strict=True))
+    if config.projection_bias:
+        biases = rest.pop(f"{prefix}in_proj.bias").split(list(parts.values()))
+        ours |= {f"{name}_proj_bias": bias for name, bias in zip(parts, biases, strict=True)}
+    for name, taps in zip("xBC", rest.pop(f"{prefix}conv1d.weight").squeeze(1).split(convolved), strict=True):
+        ours[f"conv_{name}"] = taps
+    if config.conv_bias:
+        for name, bias in zip("xBC", rest.pop(f"{prefix}conv1d.bias").split(convolved), strict=True):
+            ours[f"conv_{name}_bias"] = bias
+    ours |= {name: rest.pop(f"{prefix}{name}") for name in ("A_log", "D", "dt_bias")}
+    if config.gated_norm:
+        ours["norm"] = rest.pop(f"{prefix}norm.weight")
+    ours["out"] = rest.pop(f"{prefix}out_proj.weight")
+    if config.output_bias:
+        ours["output_bias"] = rest.pop(f"{prefix}out_proj.bias")
     return ours
