@@ -1,0 +1,47 @@
+"""Every small model of conf/ learns, and decodes token by token what it computes at once."""
+
+import pytest
+import torch
+
+from eyas.core.mixer import Placement
+from eyas.experiments.catalogue import models
+from eyas.layers.model import HybridLM
+from eyas.parallel.context import Context
+from eyas.parallel.losses import Losses
+
+TINY = {name: spec for name, spec in models().items() if name.endswith("_tiny")}
+
+
+def built(spec, dtype):
+    return HybridLM(spec, Context(Placement(dtype=dtype))).initialise(1)
+
+
+def tokens(spec, *shape):
+    return torch.randint(1, spec.vocab_size, shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_few_steps_on_one_batch_are_learnt(name):
+    model, batch = built(TINY[name], torch.float32), tokens(TINY[name], 2, 33)
+    adam = torch.optim.AdamW(model.parameters(), lr=3e-3, fused=True)
+    losses = []
+    for _ in range(4):
+        result = model(batch[:, :-1], batch[:, 1:])
+        loss_SB = result.minimised_SB if isinstance(result, Losses) else result
+        losses.append(loss_SB.mean())
+        adam.zero_grad()
+        losses[-1].backward()
+        adam.step()
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_decoding_token_by_token_equals_the_forward_pass(name):
+    """In float64, with the family's own multipliers."""
+    model, text = built(TINY[name], torch.float64), tokens(TINY[name], 2, 12)
+    with torch.no_grad():
+        expected, states = model(text), model.initial_state(2)
+        for position, token in enumerate(text.t()):
+            logits, states = model.step(token, states)
+            largest = expected[position].abs().max()
+            assert (logits - expected[position]).abs().max() <= 1e-9 * largest
