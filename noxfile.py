@@ -80,7 +80,7 @@ def wheels(session: nox.Session) -> None:
     shutil.rmtree(elsewhere)
     elsewhere.mkdir()
     with session.chdir(elsewhere):
-        where = "import eyas.experiments.compose as c; print(c.__file__, c.conf_folder())"
+        where = "import eyas.experiments.conf_tree as c; print(c.__file__, c.conf_folder())"
         places = session.run("python", "-P", "-c", where, silent=True, log=False)
         if not isinstance(places, str) or any(
             Path(place).is_relative_to(HERE / "packages") for place in places.split()

@@ -13,7 +13,8 @@ from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
 from eyas.core.registry import mixers
 from eyas.experiments.cli import main
-from eyas.experiments.compose import compose, conf_folder
+from eyas.experiments.compose import compose
+from eyas.experiments.conf_tree import conf_folder
 from eyas.experiments.dry_run import stage_parameters
 from eyas.experiments.run_config import load_run
 from eyas.layers.model import HybridLM, Stage

@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 
 from eyas.core.errors import ConfigError
 from eyas.core.schema import defaults
-from eyas.experiments.compose import conf_folder, register_schemas
+from eyas.experiments.compose import register_schemas
+from eyas.experiments.conf_tree import conf_folder
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.model_group import model_group, placed_choice
 

@@ -14,7 +14,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.registry import mixers
 from eyas.core.schema import dump
-from eyas.experiments.compose import conf_folder, mixer_options
+from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.model_group import model_group
 
 

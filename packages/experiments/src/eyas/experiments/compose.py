@@ -19,10 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
-from eyas.core.schema import REQUIRED, defaults
+from eyas.core.schema import defaults
+from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TaskConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
@@ -99,18 +99,6 @@ def register_schemas() -> None:
     for kind, entry in mixers().items():
         node = {"kind": kind, **mixer_options(entry.mixer.Config)}
         store.store(group="layer", name=kind, node=node, provider=entry.package)
-
-
-def mixer_options(config: type[MixerConfig]) -> dict[str, Any]:
-    """A mixer's options with their defaults; null for sizes that the model's width decides where nothing else does."""
-    options = defaults(config)
-    return options | {name: None for name in config.sizes_for(1) if options[name] == REQUIRED}
-
-
-def conf_folder() -> Path:
-    """The configuration tree: beside this package where it is installed, else at the root of the source tree."""
-    installed = Path(__file__).with_name("conf")
-    return installed if installed.is_dir() else Path(__file__).parents[5] / "conf"
 
 
 def search_path(arguments: Sequence[str]) -> list[str]:

@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eyas.core.errors import ConfigError, EyasError
 from eyas.core.nearest import unknown_name
-from eyas.experiments.compose import SCHEMAS, conf_folder, register_schemas
+from eyas.experiments.compose import SCHEMAS, register_schemas
+from eyas.experiments.conf_tree import conf_folder
 
 UPSTREAM = (HydraException, OmegaConfBaseException)
 """What composing may raise besides our own errors."""

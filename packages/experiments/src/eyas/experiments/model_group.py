@@ -12,13 +12,12 @@ from functools import cache
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
 from eyas.core.schema import defaults
-from eyas.experiments.compose import conf_folder, mixer_options
+from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -28,6 +27,8 @@ def model_group(name: str) -> dict[str, Any]:
     """Plain data of conf/model/<name>.yaml; what refers to the data follows the data's defaults."""
     group = _read(f"model/{name}")
     if "${" in str(group):
+        from omegaconf import OmegaConf
+
         whole = OmegaConf.create({"model": group, "data": defaults(DataConfig)})
         group = OmegaConf.to_container(whole.model, resolve=True)  # type: ignore[assignment]
     return group
