@@ -170,6 +170,28 @@ def granite_hybrid(draw):
     return transformers.GraniteMoeHybridForCausalLM, config
 
 
+@st.composite
+def experts(draw):
+    """Options of a mixture of experts whose size has a name of its own."""
+    return {"num_experts_per_tok": draw(st.sampled_from([2, 3])), "moe_intermediate_size": 12}
+
+
+@st.composite
+def mixtral(draw):
+    config = transformers.MixtralConfig(
+        **draw(sizes()),
+        num_hidden_layers=draw(st.integers(1, 2)),
+        num_local_experts=draw(st.sampled_from([4, 6])),
+        num_experts_per_tok=draw(st.sampled_from([2, 3])),
+        intermediate_size=12,
+        head_dim=draw(st.sampled_from([4, 8])),
+        hidden_act=draw(st.sampled_from(["silu", "gelu"])),
+        sliding_window=draw(st.sampled_from([None, 6])),
+        rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([1e4, 1e6]))},
+    )
+    return transformers.MixtralForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -177,6 +199,7 @@ DRAWN = {
     "nemotron_h": nemotron_h(),
     "bamba": bamba(),
     "granitemoehybrid": granite_hybrid(),
+    "mixtral": mixtral(),
 }
 """A strategy for (class, configuration) of each family."""
 
@@ -196,4 +219,7 @@ def their_model(drawn, seed):
                 parameter.uniform_(-5.0, -1.0)
             if name.endswith("A_log"):
                 parameter.uniform_(0.0, 2.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.uniform_(-0.3, 0.3)
     return model

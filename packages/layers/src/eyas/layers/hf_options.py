@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from eyas.core.arrangement import plain_block
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelConfig, ModelSpec
@@ -20,7 +21,10 @@ EVERYWHERE = frozenset({
     "_attn_implementation_autoset",
 })  # fmt: skip
 """Their options that change nothing in what a model computes, whatever the family."""
-WITHOUT_EFFECT = frozenset({"kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor"})
+WITHOUT_EFFECT = frozenset({
+    "kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor", "weigh_inside", "drop_policy",
+    "balance_loss", "sequence_balance_loss", "z_loss",
+})  # fmt: skip
 """Our mixers' options that decide how, or from where, a model is trained, and not what a trained one computes."""
 
 
@@ -136,7 +140,10 @@ def mixers_by_kind(family: Family, spec: ModelSpec) -> dict[str, MixerConfig]:
 
 def our_values(spec: ModelSpec, mixers: Mapping[str, MixerConfig]) -> dict[str, Any]:
     """Every option of ours that decides what the model computes, by path."""
-    outer = {name: value for name, value in dump(spec).items() if name not in ("name", "layers", "pattern")}
+    left_out = {"name", "layers", "pattern", "depths"}
+    if spec.blocks == tuple(map(plain_block, spec.pattern.blocks)):
+        left_out.add("blocks")
+    outer = {name: value for name, value in dump(spec).items() if name not in left_out}
     values = outer | {f"{kind}.{name}": value for kind, layer in mixers.items() for name, value in dump(layer).items()}
     return {
         path: canonical(path, value) for path, value in values.items() if path.rpartition(".")[2] not in WITHOUT_EFFECT
@@ -152,11 +159,13 @@ def our_defaults(mixers: Mapping[str, MixerConfig]) -> dict[str, Any]:
 
 
 def canonical(path: str, value: Any) -> Any:
-    """One form for what means the same: a multiplier that is not set is one."""
+    """One form for what means the same: a multiplier that is not set is one, sink tokens that are not set are none."""
     if path.endswith("multiplier"):
         return 1.0 if value is None else value
     if path.endswith("multipliers"):
         return [1.0] * 5 if value is None else value
+    if path.endswith("sink_tokens"):
+        return value or 0
     return value
 
 
