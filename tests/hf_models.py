@@ -192,6 +192,43 @@ def mixtral(draw):
     return transformers.MixtralForCausalLM, config
 
 
+@st.composite
+def qwen_moe(draw):
+    """Options that both Qwens with experts have."""
+    return {
+        **draw(sizes()),
+        **draw(experts()),
+        "num_hidden_layers": 3,
+        "num_experts": draw(st.sampled_from([4, 6])),
+        "intermediate_size": 20,
+        "head_dim": draw(st.sampled_from([4, 8])),
+        "norm_topk_prob": draw(st.booleans()),
+        "hidden_act": draw(st.sampled_from(["silu", "gelu"])),
+        "mlp_only_layers": draw(st.sampled_from([[], [0], [2]])),
+        "decoder_sparse_step": draw(st.sampled_from([1, 2])),
+    }
+
+
+@st.composite
+def qwen3_moe(draw):
+    window = draw(st.sampled_from([None, 6]))
+    config = transformers.Qwen3MoeConfig(
+        **draw(qwen_moe()),
+        attention_bias=draw(st.booleans()),
+        use_sliding_window=window is not None,
+        sliding_window=window,
+    )
+    return transformers.Qwen3MoeForCausalLM, config
+
+
+@st.composite
+def qwen2_moe(draw):
+    config = transformers.Qwen2MoeConfig(
+        **draw(qwen_moe()), shared_expert_intermediate_size=8, qkv_bias=draw(st.booleans())
+    )
+    return transformers.Qwen2MoeForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -200,6 +237,8 @@ DRAWN = {
     "bamba": bamba(),
     "granitemoehybrid": granite_hybrid(),
     "mixtral": mixtral(),
+    "qwen3_moe": qwen3_moe(),
+    "qwen2_moe": qwen2_moe(),
 }
 """A strategy for (class, configuration) of each family."""
 

@@ -17,10 +17,15 @@ from eyas.layers.hf_mamba2 import MAMBA2
 from eyas.layers.hf_mixtral import MIXTRAL
 from eyas.layers.hf_nemotron_h import NEMOTRON_H
 from eyas.layers.hf_options import hf_config, types_of_layers
+from eyas.layers.hf_qwen2_moe import QWEN2_MOE
+from eyas.layers.hf_qwen3_moe import QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, MIXTRAL)
-}
+    family.model_type: family
+    for family in (
+        FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, MIXTRAL, QWEN3_MOE, QWEN2_MOE,
+    )
+}  # fmt: skip
 """By `model_type`."""
 
 

@@ -1,7 +1,7 @@
 """Mixtral: attention, then experts that share a token by the softmax of the chosen."""
 
 from eyas.layers.hf import Family, Names, TheirConfig, option
-from eyas.layers.hf_moe import moe_parts
+from eyas.layers.hf_moe import BALANCING, moe_parts
 from eyas.layers.hf_tables import (
     ATTENTION,
     DEFAULT_ROPE,
@@ -35,7 +35,7 @@ MIXTRAL = Family(
         activation("hidden_act", "moe.activation", default="silu"),
     ),
     fixed={"attention_dropout": 0.0, "router_jitter_noise": 0.0, **DEFAULT_ROPE},
-    unread=frozenset({"num_hidden_layers", "output_router_logits", "router_aux_loss_coef"}),
+    unread=BALANCING | {"num_hidden_layers"},
     layer_types={"moe": (("attention",), ("moe",))},
     names=Names(norms=("input_layernorm", "post_attention_layernorm"), final_norm="model.norm.weight"),
     mixers={
