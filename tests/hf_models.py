@@ -229,6 +229,45 @@ def qwen2_moe(draw):
     return transformers.Qwen2MoeForCausalLM, config
 
 
+@st.composite
+def sigmoid_experts(draw):
+    """Options of experts that are chosen by a biased sigmoid."""
+    chosen, groups, chosen_groups = draw(st.sampled_from([(1, 1, 1), (3, 1, 1), (2, 2, 1), (4, 2, 2)]))
+    return {
+        "n_routed_experts": draw(st.sampled_from([4, 8])),
+        "num_experts_per_tok": chosen,
+        "norm_topk_prob": chosen > 1,
+        "n_group": groups,
+        "topk_group": chosen_groups,
+        "routed_scaling_factor": draw(st.sampled_from([1.0, 2.5])),
+        "moe_intermediate_size": 12,
+    }
+
+
+@st.composite
+def deepseek_v3(draw):
+    common = draw(sizes())
+    common["num_key_value_heads"] = common["num_attention_heads"]
+    config = transformers.DeepseekV3Config(
+        **common,
+        **draw(sigmoid_experts()),
+        num_hidden_layers=2,
+        first_k_dense_replace=draw(st.integers(0, 2)),
+        n_shared_experts=draw(st.sampled_from([1, 2])),
+        intermediate_size=20,
+        q_lora_rank=draw(st.sampled_from([None, 10])),
+        kv_lora_rank=12,
+        qk_nope_head_dim=draw(st.sampled_from([4, 6])),
+        qk_rope_head_dim=4,
+        v_head_dim=draw(st.sampled_from([6, 8])),
+        rope_interleave=draw(st.booleans()),
+        attention_bias=draw(st.booleans()),
+        hidden_act=draw(st.sampled_from(["silu", "gelu"])),
+        rms_norm_eps=draw(st.sampled_from([1e-6, 1e-5])),
+    )
+    return transformers.DeepseekV3ForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -239,6 +278,7 @@ DRAWN = {
     "mixtral": mixtral(),
     "qwen3_moe": qwen3_moe(),
     "qwen2_moe": qwen2_moe(),
+    "deepseek_v3": deepseek_v3(),
 }
 """A strategy for (class, configuration) of each family."""
 

@@ -59,6 +59,8 @@ class Part:
     groups: str | None = None
     """An option of the mixer, such as its number of heads: theirs are so many groups of rows (dimension 0), and ours
     lie behind each other (dimension 1) in each."""
+    given: tuple[tuple[str, bool], ...] = ()
+    """Other weights that the mixer must declare (True) or must not (False), else the part is not there."""
 
     @property
     def per_expert(self) -> bool:

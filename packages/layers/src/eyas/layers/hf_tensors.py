@@ -110,7 +110,11 @@ def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence
 
 def parts_of(family: Family, kind: str, shapes: Mapping[str, Shape]) -> list[Part]:
     """The parts of a mixer that declares weights of these shapes, each weight in one of them."""
-    parts = [part for part in family.mixers[kind] if all(name in shapes for name in part.ours)]
+    parts = [
+        part
+        for part in family.mixers[kind]
+        if all(name in shapes for name in part.ours) and all((name in shapes) is there for name, there in part.given)
+    ]
     for name in shapes.keys() - {name for part in parts for name in part.ours}:
         raise CheckpointError(f"{family.model_type} has no place for the weight {name!r} of a layer of kind {kind}")
     return parts
