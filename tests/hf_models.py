@@ -109,13 +109,41 @@ def mamba2(draw):
 
 
 @st.composite
+def sigmoid_experts(draw):
+    """Options of experts that are chosen by a biased sigmoid."""
+    chosen, groups, chosen_groups = draw(st.sampled_from([(1, 1, 1), (3, 1, 1), (2, 2, 1), (4, 2, 2)]))
+    return {
+        "n_routed_experts": draw(st.sampled_from([4, 8])),
+        "num_experts_per_tok": chosen,
+        "norm_topk_prob": chosen > 1,
+        "n_group": groups,
+        "topk_group": chosen_groups,
+        "routed_scaling_factor": draw(st.sampled_from([1.0, 2.5])),
+        "moe_intermediate_size": 12,
+    }
+
+
+@st.composite
+def nemotron_layers(draw):
+    """Layers of Nemotron-H in any order: feed-forward layers may have biases, experts may work in a narrower space."""
+    dense = ["linear_attention", "full_attention", "mlp"]
+    if draw(st.booleans()):
+        layers = draw(st.lists(st.sampled_from(dense), min_size=1, max_size=5))
+        return {"layers_block_type": layers, "mlp_bias": draw(st.booleans())}
+    return {
+        "layers_block_type": draw(st.permutations([*dense, "moe", "moe"])),
+        "moe_latent_size": draw(st.sampled_from([None, 8])),
+        "moe_shared_expert_intermediate_size": 8,
+        **draw(sigmoid_experts()),
+    }
+
+
+@st.composite
 def nemotron_h(draw):
     common = draw(sizes()) | {"tie_word_embeddings": False}
     config = transformers.NemotronHConfig(
         **common,
-        layers_block_type=draw(
-            st.lists(st.sampled_from(["linear_attention", "full_attention", "mlp"]), min_size=1, max_size=5)
-        ),
+        **draw(nemotron_layers()),
         intermediate_size=40,
         head_dim=draw(st.sampled_from([4, 8])),
         mamba_num_heads=draw(st.sampled_from([4, 8])),
@@ -125,7 +153,6 @@ def nemotron_h(draw):
         conv_kernel=draw(st.sampled_from([3, 4])),
         use_bias=draw(st.booleans()),
         use_conv_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
         mlp_hidden_act=draw(st.sampled_from(["relu2", "silu"])),
         chunk_size=8,
         time_step_min=draw(st.sampled_from([1e-3, 5e-2])),
@@ -227,21 +254,6 @@ def qwen2_moe(draw):
         **draw(qwen_moe()), shared_expert_intermediate_size=8, qkv_bias=draw(st.booleans())
     )
     return transformers.Qwen2MoeForCausalLM, config
-
-
-@st.composite
-def sigmoid_experts(draw):
-    """Options of experts that are chosen by a biased sigmoid."""
-    chosen, groups, chosen_groups = draw(st.sampled_from([(1, 1, 1), (3, 1, 1), (2, 2, 1), (4, 2, 2)]))
-    return {
-        "n_routed_experts": draw(st.sampled_from([4, 8])),
-        "num_experts_per_tok": chosen,
-        "norm_topk_prob": chosen > 1,
-        "n_group": groups,
-        "topk_group": chosen_groups,
-        "routed_scaling_factor": draw(st.sampled_from([1.0, 2.5])),
-        "moe_intermediate_size": 12,
-    }
 
 
 @st.composite
