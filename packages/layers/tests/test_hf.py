@@ -138,6 +138,62 @@ def test_a_model_of_no_family_is_refused_with_the_reason(pattern, reason):
         family_of_model(spec)
 
 
+DEEPSEEK = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "n_routed_experts": 8}
+NEMOTRON = {"layers_block_type": ["moe"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (transformers.MixtralConfig, {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 is not supported"),
+        (transformers.Qwen2MoeConfig, {"use_sliding_window": True}, "layer_types has 'sliding_attention'"),
+        (transformers.DeepseekV3Config, {"norm_topk_prob": False}, "norm_topk_prob=False is not supported"),
+        (
+            transformers.DeepseekV3Config,
+            {"num_experts_per_tok": 3},
+            "num_experts_per_tok=3 is not supported with topk_",
+        ),
+        (transformers.DeepseekV3Config, {"n_shared_experts": 0}, "n_shared_experts=0 is not supported"),
+        (
+            transformers.DeepseekV3Config,
+            {"num_key_value_heads": 1},
+            "num_key_value_heads=1 must be num_attention_heads",
+        ),
+        (transformers.NemotronHConfig, {"mlp_bias": True}, "mlp_bias=True is not supported with layers of experts"),
+        (transformers.NemotronHConfig, {"num_nextn_predict_layers": 1}, "num_nextn_predict_layers=1 is not supported"),
+    ],
+)
+def test_experts_that_would_choose_or_weigh_otherwise_are_refused_by_name(config, options, message):
+    usual = {transformers.DeepseekV3Config: DEEPSEEK, transformers.NemotronHConfig: NEMOTRON}.get(config, {})
+    config = as_file(config(**usual | options))
+    with pytest.raises(ConfigError, match=f"^config.json: {message}"):
+        model_data(family_of_config(config), config)
+
+
+EXPERTS = {"kind": "moe", "num_experts": 4, "top_k": 2, "intermediate_size": 8}
+BIASED = EXPERTS | {"score": "sigmoid", "selection_bias_rate": 1e-3, "shared_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("experts", "pattern", "message"),
+    [
+        (BIASED | {"selection_bias_rate": None}, "mla moe", "moe.selection_bias_rate=null cannot be expressed"),
+        (BIASED | {"shared_size": 12}, "mla moe", "moe.shared_size=12 must be a multiple of intermediate_size=8"),
+        (BIASED, "mla moe mla ffn", "in deepseek_v3 the layers without experts come first"),
+        (BIASED | {"shared_size": None}, "attn moe", "moe.score=sigmoid cannot be expressed"),
+        (EXPERTS | {"capacity_factor": 1.0}, "attn moe", "mixtral: moe.capacity_factor=1.0 cannot be expressed"),
+        (EXPERTS | {"shared_size": 8}, "attn moe ssm ffn", "either all layers have experts, or none has"),
+        (EXPERTS, "ssm moe", "moe.shared_size=null cannot be expressed by granitemoehybrid"),
+    ],
+)
+def test_experts_that_no_family_has_are_refused_with_the_reason(experts, pattern, message):
+    latent = {"kind": "mla", "num_heads": 2, "kv_lora_rank": 4}
+    layers = {**LAYERS, "moe": experts, "mla": latent}
+    spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": layers, "pattern": pattern.split()})
+    with pytest.raises(ConfigError, match=message):
+        family_of_model(spec)
+
+
 @given(experts=st.integers(1, 4), parts=st.integers(1, 3))
 def test_tensors_of_single_experts_are_stacked_and_taken_apart(experts, parts):
     names = tuple("abc"[:parts])
