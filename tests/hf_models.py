@@ -109,13 +109,41 @@ def mamba2(draw):
 
 
 @st.composite
+def sigmoid_experts(draw):
+    """Options of experts that are chosen by a biased sigmoid."""
+    chosen, groups, chosen_groups = draw(st.sampled_from([(1, 1, 1), (3, 1, 1), (2, 2, 1), (4, 2, 2)]))
+    return {
+        "n_routed_experts": draw(st.sampled_from([4, 8])),
+        "num_experts_per_tok": chosen,
+        "norm_topk_prob": chosen > 1,
+        "n_group": groups,
+        "topk_group": chosen_groups,
+        "routed_scaling_factor": draw(st.sampled_from([1.0, 2.5])),
+        "moe_intermediate_size": 12,
+    }
+
+
+@st.composite
+def nemotron_layers(draw):
+    """Layers of Nemotron-H in any order: feed-forward layers may have biases, experts may work in a narrower space."""
+    dense = ["linear_attention", "full_attention", "mlp"]
+    if draw(st.booleans()):
+        layers = draw(st.lists(st.sampled_from(dense), min_size=1, max_size=5))
+        return {"layers_block_type": layers, "mlp_bias": draw(st.booleans())}
+    return {
+        "layers_block_type": draw(st.permutations([*dense, "moe", "moe"])),
+        "moe_latent_size": draw(st.sampled_from([None, 8])),
+        "moe_shared_expert_intermediate_size": 8,
+        **draw(sigmoid_experts()),
+    }
+
+
+@st.composite
 def nemotron_h(draw):
     common = draw(sizes()) | {"tie_word_embeddings": False}
     config = transformers.NemotronHConfig(
         **common,
-        layers_block_type=draw(
-            st.lists(st.sampled_from(["linear_attention", "full_attention", "mlp"]), min_size=1, max_size=5)
-        ),
+        **draw(nemotron_layers()),
         intermediate_size=40,
         head_dim=draw(st.sampled_from([4, 8])),
         mamba_num_heads=draw(st.sampled_from([4, 8])),
@@ -125,7 +153,6 @@ def nemotron_h(draw):
         conv_kernel=draw(st.sampled_from([3, 4])),
         use_bias=draw(st.booleans()),
         use_conv_bias=draw(st.booleans()),
-        mlp_bias=draw(st.booleans()),
         mlp_hidden_act=draw(st.sampled_from(["relu2", "silu"])),
         chunk_size=8,
         time_step_min=draw(st.sampled_from([1e-3, 5e-2])),
@@ -157,7 +184,9 @@ def granite_hybrid(draw):
         **draw(mamba(common["hidden_size"])),
         num_hidden_layers=3,
         layer_types=[draw(st.sampled_from(["linear_attention", "full_attention"])) for _ in range(3)],
-        num_local_experts=0,
+        num_local_experts=draw(st.sampled_from([0, 4, 6])),
+        num_experts_per_tok=draw(st.sampled_from([2, 3])),
+        intermediate_size=12,
         shared_intermediate_size=40,
         head_dim=draw(st.sampled_from([4, 8])),
         attention_bias=draw(st.booleans()),
@@ -170,6 +199,89 @@ def granite_hybrid(draw):
     return transformers.GraniteMoeHybridForCausalLM, config
 
 
+@st.composite
+def experts(draw):
+    """Options of a mixture of experts whose size has a name of its own."""
+    return {"num_experts_per_tok": draw(st.sampled_from([2, 3])), "moe_intermediate_size": 12}
+
+
+@st.composite
+def mixtral(draw):
+    config = transformers.MixtralConfig(
+        **draw(sizes()),
+        num_hidden_layers=draw(st.integers(1, 2)),
+        num_local_experts=draw(st.sampled_from([4, 6])),
+        num_experts_per_tok=draw(st.sampled_from([2, 3])),
+        intermediate_size=12,
+        head_dim=draw(st.sampled_from([4, 8])),
+        hidden_act=draw(st.sampled_from(["silu", "gelu"])),
+        sliding_window=draw(st.sampled_from([None, 6])),
+        rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([1e4, 1e6]))},
+    )
+    return transformers.MixtralForCausalLM, config
+
+
+@st.composite
+def qwen_moe(draw):
+    """Options that both Qwens with experts have."""
+    return {
+        **draw(sizes()),
+        **draw(experts()),
+        "num_hidden_layers": 3,
+        "num_experts": draw(st.sampled_from([4, 6])),
+        "intermediate_size": 20,
+        "head_dim": draw(st.sampled_from([4, 8])),
+        "norm_topk_prob": draw(st.booleans()),
+        "hidden_act": draw(st.sampled_from(["silu", "gelu"])),
+        "mlp_only_layers": draw(st.sampled_from([[], [0], [2]])),
+        "decoder_sparse_step": draw(st.sampled_from([1, 2])),
+    }
+
+
+@st.composite
+def qwen3_moe(draw):
+    window = draw(st.sampled_from([None, 6]))
+    config = transformers.Qwen3MoeConfig(
+        **draw(qwen_moe()),
+        attention_bias=draw(st.booleans()),
+        use_sliding_window=window is not None,
+        sliding_window=window,
+    )
+    return transformers.Qwen3MoeForCausalLM, config
+
+
+@st.composite
+def qwen2_moe(draw):
+    config = transformers.Qwen2MoeConfig(
+        **draw(qwen_moe()), shared_expert_intermediate_size=8, qkv_bias=draw(st.booleans())
+    )
+    return transformers.Qwen2MoeForCausalLM, config
+
+
+@st.composite
+def deepseek_v3(draw):
+    common = draw(sizes())
+    common["num_key_value_heads"] = common["num_attention_heads"]
+    config = transformers.DeepseekV3Config(
+        **common,
+        **draw(sigmoid_experts()),
+        num_hidden_layers=2,
+        first_k_dense_replace=draw(st.integers(0, 2)),
+        n_shared_experts=draw(st.sampled_from([1, 2])),
+        intermediate_size=20,
+        q_lora_rank=draw(st.sampled_from([None, 10])),
+        kv_lora_rank=12,
+        qk_nope_head_dim=draw(st.sampled_from([4, 6])),
+        qk_rope_head_dim=4,
+        v_head_dim=draw(st.sampled_from([6, 8])),
+        rope_interleave=draw(st.booleans()),
+        attention_bias=draw(st.booleans()),
+        hidden_act=draw(st.sampled_from(["silu", "gelu"])),
+        rms_norm_eps=draw(st.sampled_from([1e-6, 1e-5])),
+    )
+    return transformers.DeepseekV3ForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -177,6 +289,10 @@ DRAWN = {
     "nemotron_h": nemotron_h(),
     "bamba": bamba(),
     "granitemoehybrid": granite_hybrid(),
+    "mixtral": mixtral(),
+    "qwen3_moe": qwen3_moe(),
+    "qwen2_moe": qwen2_moe(),
+    "deepseek_v3": deepseek_v3(),
 }
 """A strategy for (class, configuration) of each family."""
 
@@ -196,4 +312,7 @@ def their_model(drawn, seed):
                 parameter.uniform_(-5.0, -1.0)
             if name.endswith("A_log"):
                 parameter.uniform_(0.0, 2.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.uniform_(-0.3, 0.3)
     return model

@@ -100,6 +100,8 @@ def test_importing_and_exporting_gives_the_same_model_and_text(place, name, data
     torch.testing.assert_close(ours, loaded(tokens, use_cache=False).logits, rtol=1e-4, atol=1e-4)
     assert our_greedy(run, "a falcon", 12) == greedy(back, "a falcon", 12)
     assert (back / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    text = generate(run, ["a falcon"], tokens=8, sampling=Sampling(temperature=0.0)).texts[0]
+    assert text == greedy(folder, "a falcon", 8) == greedy(back, "a falcon", 8)
 
 
 def test_half_precision_is_read_exactly(place, llama):

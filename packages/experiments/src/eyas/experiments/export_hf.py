@@ -38,7 +38,7 @@ def export_hf(run: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Non
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as building:
         folder = Path(building) / "model"
         folder.mkdir()
-        hf_folder.write_tensors(folder, table, dict(model.named_parameters()), shard_bytes=shard_bytes)
+        hf_folder.write_tensors(folder, table, model.state_dict(), shard_bytes=shard_bytes)
         kept = hf_folder.read_json(run / run_folder.HUGGING_FACE / hf_folder.CONFIG)
         tokens = write_tokenizer(run, folder) | {key: kept[key] for key in KEPT if key in kept}
         (folder / hf_folder.CONFIG).write_text(to_json({**config, "dtype": "float32", **tokens}), encoding="utf-8")

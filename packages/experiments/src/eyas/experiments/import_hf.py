@@ -79,7 +79,7 @@ def save_weights(files: list[Path], family: Family, spec: ModelSpec, folder: Pat
 
     quiet.install()
     model = HybridLM(spec)
-    hf_folder.read_tensors(files, correspondences(family, spec), dict(model.named_parameters()))
+    hf_folder.read_tensors(files, correspondences(family, spec), model.state_dict())
     with alone():
         weights = checkpoint.sharded_weights(model, Layout())
         checkpoint.save({"model": weights}, folder / run_folder.CHECKPOINTS / "step-00000000")

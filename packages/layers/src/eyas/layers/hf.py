@@ -52,9 +52,15 @@ class Part:
     theirs: str
     """Name within a layer. Where experts have a tensor each, `{}` stands for the expert's number."""
     ours: tuple[str, ...]
-    """Weights that lie behind each other along the first dimension; the part is there if the mixer declares them."""
+    """Weights that lie behind each other along `dim`; the part is there if the mixer declares them."""
     squeezed: int | None = None
     """A dimension of size one that ours lack."""
+    dim: int = 0
+    groups: str | None = None
+    """An option of the mixer, such as its number of heads: theirs are so many groups of rows (dimension 0), and ours
+    lie behind each other (dimension 1) in each."""
+    given: tuple[tuple[str, bool], ...] = ()
+    """Other weights that the mixer must declare (True) or must not (False), else the part is not there."""
 
     @property
     def per_expert(self) -> bool:

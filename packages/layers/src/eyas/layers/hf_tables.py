@@ -15,7 +15,7 @@ OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
 UNLIMITED = (0.0, float("inf"))
 
 
-def activation(theirs: str, ours: str, **details: Any) -> Option:
+def activation(theirs: str, *ours: str, **details: Any) -> Option:
     """An option that names an activation function."""
 
     def to_ours(name: str) -> str:
@@ -26,10 +26,10 @@ def activation(theirs: str, ours: str, **details: Any) -> Option:
     def to_theirs(name: str) -> str:
         found = [key for key, value in ACTIVATIONS.items() if value == name]
         if not found:
-            raise ConfigError(f"{ours}={name} has no name in Hugging Face's config.json")
+            raise ConfigError(f"{ours[0]}={name} has no name in Hugging Face's config.json")
         return found[0]
 
-    return option(theirs, ours, to_ours=to_ours, to_theirs=to_theirs, **details)
+    return option(theirs, *ours, to_ours=to_ours, to_theirs=to_theirs, **details)
 
 
 MODEL = (

@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Correspondence:
-    """One of their tensors: ours behind each other along the first dimension."""
+    """One of their tensors: ours behind each other along one dimension."""
 
     theirs: str
     ours: tuple[str, ...]
@@ -28,16 +28,26 @@ class Correspondence:
     """A dimension of size one that ours lack."""
     expert: int | None = None
     """Which expert's part of ours it is; None where ours are taken whole."""
+    dim: int = 0
+    """Along which ours lie behind each other."""
+    groups: int | None = None
+    """Groups of rows that make up ours and theirs, a dimension of their own while ours are joined."""
 
     @property
     def parts(self) -> list[Shape]:
         """Shapes of what theirs is made of."""
-        return [shape if self.expert is None else shape[1:] for shape in self.shapes]
+        shapes = [shape if self.expert is None else shape[1:] for shape in self.shapes]
+        if self.groups is None:
+            return shapes
+        return [(self.groups, shape[0] // self.groups, *shape[1:]) for shape in shapes]
 
     @property
     def shape(self) -> Shape:
         """Of theirs."""
-        shape = [sum(part[0] for part in self.parts), *self.parts[0][1:]]
+        shape = list(self.parts[0])
+        shape[self.dim] = sum(part[self.dim] for part in self.parts)
+        if self.groups is not None:
+            shape[:2] = [shape[0] * shape[1]]
         if self.squeezed is not None:
             shape.insert(self.squeezed, 1)
         return tuple(shape)
@@ -54,19 +64,23 @@ class Correspondence:
     def read(self, theirs: Tensor, ours: Mapping[str, Tensor]) -> None:
         """Copies their tensor into ours."""
         self.check(tuple(theirs.shape))
-        joined = theirs if self.squeezed is None else theirs.squeeze(self.squeezed)
-        parts = joined.split([shape[0] for shape in self.parts])
+        joined = self._grouped(theirs if self.squeezed is None else theirs.squeeze(self.squeezed))
+        parts = joined.split([shape[self.dim] for shape in self.parts], self.dim)
         with torch.no_grad():
             for name, part in zip(self.ours, parts, strict=True):
                 self._part(ours[name]).copy_(part)
 
     def write(self, ours: Mapping[str, Tensor]) -> Tensor:
         """Their tensor, made of ours; a copy."""
-        joined = torch.cat([self._part(ours[name].detach()) for name in self.ours])
+        joined = torch.cat([self._part(ours[name].detach()) for name in self.ours], self.dim)
+        joined = joined if self.groups is None else joined.flatten(0, 1)
         return joined if self.squeezed is None else joined.unsqueeze(self.squeezed)
 
     def _part(self, tensor: Tensor) -> Tensor:
-        return tensor if self.expert is None else tensor[self.expert]
+        return self._grouped(tensor if self.expert is None else tensor[self.expert])
+
+    def _grouped(self, tensor: Tensor) -> Tensor:
+        return tensor if self.groups is None else tensor.unflatten(0, (self.groups, -1))
 
 
 def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence]:
@@ -84,8 +98,9 @@ def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence
         for name in block.layers:
             shapes = {key: weight.shape for key, weight in spec.layers[name].weights(width).items()}
             inside = f"blocks.{index}.branches.{name}."
-            for part in parts_of(family, spec.layers[name].kind, shapes):
-                found += expand(part, f"{names.layers}.{layer}.", inside, shapes)
+            for part in parts_of(family, mixer.kind, shapes):
+                groups = None if part.groups is None else getattr(mixer, part.groups)
+                found += expand(part, f"{names.layers}.{layer}.", inside, shapes, groups)
     found.append(Correspondence(names.final_norm, ("final_norm.weight",), ((width,),)))
     if not spec.tie_embeddings:
         found.append(Correspondence(names.head, ("head.weight",), (table,)))
@@ -94,21 +109,25 @@ def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence
 
 def parts_of(family: Family, kind: str, shapes: Mapping[str, Shape]) -> list[Part]:
     """The parts of a mixer that declares weights of these shapes, each weight in one of them."""
-    parts = [part for part in family.mixers[kind] if all(name in shapes for name in part.ours)]
+    parts = [
+        part
+        for part in family.mixers[kind]
+        if all(name in shapes for name in part.ours) and all((name in shapes) is there for name, there in part.given)
+    ]
     for name in shapes.keys() - {name for part in parts for name in part.ours}:
         raise CheckpointError(f"{family.model_type} has no place for the weight {name!r} of a layer of kind {kind}")
     return parts
 
 
-def expand(part: Part, theirs: str, ours: str, shapes: Mapping[str, Shape]) -> Iterator[Correspondence]:
+def expand(
+    part: Part, theirs: str, ours: str, shapes: Mapping[str, Shape], groups: int | None = None
+) -> Iterator[Correspondence]:
     """A part of one mixer with whole names: one tensor, or one for each expert."""
     own = tuple(shapes[name] for name in part.ours)
     names = tuple(ours + name for name in part.ours)
-    if not part.per_expert:
-        yield Correspondence(theirs + part.theirs, names, own, part.squeezed)
-        return
-    for expert in range(own[0][0]):
-        yield Correspondence(theirs + part.theirs.format(expert), names, own, part.squeezed, expert)
+    for expert in range(own[0][0]) if part.per_expert else [None]:
+        name = theirs + (part.theirs if expert is None else part.theirs.format(expert))
+        yield Correspondence(name, names, own, part.squeezed, expert, part.dim, groups)
 
 
 def check_names(family: Family, spec: ModelSpec, theirs: Mapping[str, Shape]) -> None:

@@ -1,0 +1,99 @@
+"""DeepSeek-V3: multi-head latent attention, then a feed-forward layer in the first layers and experts in the rest.
+
+Without its layers for multi-token prediction, which transformers leaves out too; tensors of them are refused.
+"""
+
+from eyas.core.errors import ConfigError
+from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option
+from eyas.layers.hf_moe import moe_parts
+from eyas.layers.hf_sigmoid import SIGMOID, selection_bias, with_routing, without_routing
+from eyas.layers.hf_tables import DEFAULT_ROPE, MODEL, activation, mlp_parts, needed, with_rope, without_layers
+
+SHARED = "moe_shared_expert_intermediate_size"
+
+
+def complete(config: TheirConfig) -> TheirConfig:
+    """The types of the layers, and the size of the shared expert."""
+    config = with_routing(with_rope(config))
+    heads, kv_heads = config.get("num_attention_heads"), config.pop("num_key_value_heads", None)
+    if kv_heads not in (None, heads):
+        raise ConfigError(f"config.json: num_key_value_heads={kv_heads} must be num_attention_heads={heads}")
+    shared, layers = config.pop("n_shared_experts", 1), needed(config, "num_hidden_layers")
+    if not shared:
+        raise ConfigError(f"config.json: n_shared_experts={shared} is not supported; it must be at least 1")
+    dense = min(config.pop("first_k_dense_replace", 3), layers)
+    size = config.get("moe_intermediate_size", 0) * shared
+    return config | {LAYER_TYPES: ["mlp"] * dense + ["moe"] * (layers - dense), SHARED: size}
+
+
+def finish(config: TheirConfig) -> TheirConfig:
+    """The inverse; refuses a feed-forward layer behind experts, and a shared expert that is no multiple of another."""
+    types = config[LAYER_TYPES]
+    dense = types.count("mlp")
+    if "mlp" in types[dense:]:
+        raise ConfigError(f"model.pattern: in deepseek_v3 the layers without experts come first, and here {types}")
+    config = without_layers(config) | {"first_k_dense_replace": dense, "num_nextn_predict_layers": 0}
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    if dense == len(types):
+        return config
+    config = without_routing(config)
+    shared, size = config.pop(SHARED), config["moe_intermediate_size"]
+    if shared % size:
+        raise ConfigError(f"moe.shared_size={shared} must be a multiple of intermediate_size={size} in a deepseek_v3")
+    return config | {"n_shared_experts": shared // size}
+
+
+DEEPSEEK_V3 = Family(
+    model_type="deepseek_v3",
+    architecture="DeepseekV3ForCausalLM",
+    options=(
+        *MODEL,
+        option("num_attention_heads", "mla.num_heads"),
+        option("q_lora_rank", "mla.q_lora_rank"),
+        option("kv_lora_rank", "mla.kv_lora_rank"),
+        option("qk_nope_head_dim", "mla.qk_nope_head_dim"),
+        option("qk_rope_head_dim", "mla.qk_rope_head_dim"),
+        option("v_head_dim", "mla.v_head_dim"),
+        option("rope_parameters.rope_theta", "mla.rope_base", default=10_000.0),
+        option("rope_interleave", "mla.rope_interleave", default=True),
+        option("attention_bias", "mla.down_bias", "mla.output_bias", default=False),
+        option("rms_norm_eps", "norm_epsilon", default=1e-6),
+        option("intermediate_size", "mlp.intermediate_size"),
+        activation("hidden_act", "mlp.activation", "moe.activation", default="silu"),
+        *SIGMOID,
+    ),
+    fixed={
+        "attention_dropout": 0.0,
+        "pretraining_tp": 1,
+        "moe_layer_freq": 1,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        **DEFAULT_ROPE,
+    },
+    unread=frozenset({
+        "num_hidden_layers", "num_nextn_predict_layers", "head_dim", "qk_head_dim", "output_router_logits", "ep_size",
+        "aux_loss_alpha", "seq_aux",
+    }),
+    ours={"moe.score": "sigmoid"},
+    layer_types={"mlp": (("mla",), ("mlp",)), "moe": (("mla",), ("moe",))},
+    names=Names(norms=("input_layernorm", "post_attention_layernorm"), final_norm="model.norm.weight"),
+    mixers={
+        "mla": (
+            Part("self_attn.q_proj.weight", ("q",), given=(("q_down", False),)),
+            Part("self_attn.q_a_proj.weight", ("q_down",)),
+            Part("self_attn.q_a_proj.bias", ("q_down_bias",)),
+            Part("self_attn.q_a_layernorm.weight", ("q_norm",)),
+            Part("self_attn.q_b_proj.weight", ("q",), given=(("q_down", True),)),
+            Part("self_attn.kv_a_proj_with_mqa.weight", ("kv_down", "k_rope")),
+            Part("self_attn.kv_a_proj_with_mqa.bias", ("kv_down_bias", "k_rope_bias")),
+            Part("self_attn.kv_a_layernorm.weight", ("kv_norm",)),
+            Part("self_attn.kv_b_proj.weight", ("k_up", "v_up"), dim=1, groups="num_heads"),
+            Part("self_attn.o_proj.weight", ("o",)),
+            Part("self_attn.o_proj.bias", ("output_bias",)),
+        ),
+        "mlp": mlp_parts("mlp"),
+        "moe": (*moe_parts("mlp", shared="shared_experts"), selection_bias("mlp")),
+    },
+    complete=complete,
+    finish=finish,
+)  # fmt: skip
