@@ -170,6 +170,33 @@ def granite_hybrid(draw):
     return transformers.GraniteMoeHybridForCausalLM, config
 
 
+@st.composite
+def jamba(draw):
+    attention, experts = (
+        draw(st.sampled_from([(3, 1), (2, 0), (9, 8)])),
+        draw(st.sampled_from([(2, 1), (1, 0), (3, 2)])),
+    )
+    common = draw(sizes())
+    config = transformers.JambaConfig(
+        **common,
+        num_hidden_layers=3,
+        intermediate_size=24,
+        attn_layer_period=attention[0],
+        attn_layer_offset=attention[1],
+        expert_layer_period=experts[0],
+        expert_layer_offset=experts[1],
+        num_experts=draw(st.sampled_from([1, 4])),
+        num_experts_per_tok=draw(st.sampled_from([1, 2])),
+        mamba_d_state=6,
+        mamba_d_conv=draw(st.sampled_from([3, 4])),
+        mamba_expand=draw(st.sampled_from([1, 2])),
+        mamba_dt_rank=draw(st.sampled_from(["auto", 3])),
+        mamba_conv_bias=draw(st.booleans()),
+        mamba_proj_bias=draw(st.booleans()),
+    )
+    return transformers.JambaForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -177,6 +204,7 @@ DRAWN = {
     "nemotron_h": nemotron_h(),
     "bamba": bamba(),
     "granitemoehybrid": granite_hybrid(),
+    "jamba": jamba(),
 }
 """A strategy for (class, configuration) of each family."""
 
@@ -192,7 +220,7 @@ def their_model(drawn, seed):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-            if name.endswith("dt_bias"):
+            if name.endswith(("dt_bias", "dt_proj.bias")):
                 parameter.uniform_(-5.0, -1.0)
             if name.endswith("A_log"):
                 parameter.uniform_(0.0, 2.0)

@@ -18,7 +18,7 @@ Blocks = tuple[tuple[str, ...], ...]
 """Kinds of mixers side by side, for each of our blocks that one of their layers makes."""
 LAYER_TYPES = "layer_types"
 """The option under which `complete` gives, and `finish` takes, the type of every layer."""
-LAYER_NAMES = {"mamba2": "ssm", "attention": "attn", "mlp": "ffn"}
+LAYER_NAMES = {"mamba1": "ssm", "mamba2": "ssm", "attention": "attn", "mlp": "ffn"}
 """How the layers of an imported model are called, by kind; any other kind lends its own name."""
 
 

@@ -12,13 +12,14 @@ from eyas.layers.hf import Family
 from eyas.layers.hf_bamba import BAMBA
 from eyas.layers.hf_falcon_h1 import FALCON_H1
 from eyas.layers.hf_granite_hybrid import GRANITE_HYBRID
+from eyas.layers.hf_jamba import JAMBA
 from eyas.layers.hf_llama import LLAMA
 from eyas.layers.hf_mamba2 import MAMBA2
 from eyas.layers.hf_nemotron_h import NEMOTRON_H
 from eyas.layers.hf_options import hf_config, types_of_layers
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID)
+    family.model_type: family for family in (FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, JAMBA)
 }
 """By `model_type`."""
 
