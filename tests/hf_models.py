@@ -197,6 +197,35 @@ def jamba(draw):
     return transformers.JambaForCausalLM, config
 
 
+@st.composite
+def zamba2(draw):
+    adapters = draw(st.booleans())
+    common = draw(sizes()) | {"tie_word_embeddings": True}
+    if adapters:
+        common["num_key_value_heads"] = common["num_attention_heads"]
+    layers = draw(st.lists(st.sampled_from(["linear_attention", "hybrid"]), min_size=1, max_size=4))
+    config = transformers.Zamba2Config(
+        **common,
+        layers_block_type=layers,
+        num_hidden_layers=len(layers),
+        intermediate_size=24,
+        num_mem_blocks=draw(st.integers(1, 3)),
+        adapter_rank=3,
+        use_shared_attention_adapter=adapters,
+        use_mem_rope=draw(st.booleans()),
+        add_bias_linear=draw(st.booleans()),
+        hidden_act=draw(st.sampled_from(["gelu", "silu"])),
+        n_mamba_heads=draw(st.sampled_from([4, 8])),
+        mamba_ngroups=draw(st.sampled_from([1, 2])),
+        mamba_d_state=12,
+        mamba_d_conv=draw(st.sampled_from([3, 4])),
+        mamba_expand=draw(st.sampled_from([1, 2])),
+        chunk_size=8,
+        time_step_min=draw(st.sampled_from([1e-3, 1e-2])),
+    )
+    return transformers.Zamba2ForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -205,6 +234,7 @@ DRAWN = {
     "bamba": bamba(),
     "granitemoehybrid": granite_hybrid(),
     "jamba": jamba(),
+    "zamba2": zamba2(),
 }
 """A strategy for (class, configuration) of each family."""
 

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eyas.core.model import ModelSpec
 from eyas.core.schema import REQUIRED
 
 TheirConfig = dict[str, Any]
@@ -33,7 +34,8 @@ class Option:
 
     theirs: str
     ours: tuple[str, ...]
-    """`hidden_size`, or `attention.num_heads` for an option of the layers of that kind."""
+    """`hidden_size`, or `attention.num_heads` for an option of the layers of that kind; none where shared blocks follow
+    it."""
     default: Any = REQUIRED
     """What a config.json means that leaves the option out."""
     to_ours: Callable[[Any], Any] = same
@@ -62,6 +64,19 @@ class Part:
         return "{}" in self.theirs
 
 
+@dataclass(frozen=True)
+class Section:
+    """Weights that stand together, in their names and in ours."""
+
+    theirs: str
+    """What their names begin with."""
+    ours: str
+    """What our names begin with."""
+    parts: tuple[Part, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of our weights, whole, by the rest of the name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """Their names of the tensors outside the mixers."""
@@ -72,6 +87,18 @@ class Names:
     """Within a layer, the norm of each of its blocks."""
     final_norm: str
     head: str = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class SharedBlocks:
+    """How a family's config.json and its tensors speak of blocks that have options."""
+
+    arrange: Callable[[TheirConfig], tuple[list[str], dict[str, Any]]]
+    """The pattern, a name for each block, and the options of named blocks, for a completed configuration."""
+    options: Callable[[ModelSpec, list[str]], TheirConfig]
+    """The inverse, given the types of the layers; raises ConfigError for blocks that the family has not."""
+    sections: Callable[[Family, ModelSpec], Iterator[Section]]
+    """Where the blocks have their tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +119,8 @@ class Family:
     names: Names
     mixers: Mapping[str, tuple[Part, ...]]
     """Tensors of each kind of mixer."""
+    shared: SharedBlocks | None = None
+    """For a family whose blocks have options; its layers need not be of one length, and its norms are in `sections`."""
     complete: Callable[[TheirConfig], TheirConfig]
     """Brings older spellings and derived options into one form, and adds the layer types."""
     finish: Callable[[TheirConfig], TheirConfig]

@@ -17,9 +17,10 @@ from eyas.layers.hf_llama import LLAMA
 from eyas.layers.hf_mamba2 import MAMBA2
 from eyas.layers.hf_nemotron_h import NEMOTRON_H
 from eyas.layers.hf_options import hf_config, types_of_layers
+from eyas.layers.hf_zamba2 import ZAMBA2
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, JAMBA)
+    family.model_type: family for family in (FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, JAMBA, ZAMBA2)
 }
 """By `model_type`."""
 

@@ -1,13 +1,11 @@
 """Nemotron-H: Mamba-2, attention without positions, and feed-forward layers without a gate, a block a layer."""
 
-from typing import Any
-
-from eyas.core.errors import ConfigError
 from eyas.layers.hf import LAYER_TYPES, Family, Names, TheirConfig, option
 from eyas.layers.hf_tables import (
     ATTENTION,
     MODEL,
     OLD_LAYER_TYPES,
+    TIME_STEP_MIN,
     activation,
     attention_parts,
     mamba2_parts,
@@ -15,8 +13,6 @@ from eyas.layers.hf_tables import (
 )
 
 LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
-SMALLEST_TIME_STEP = 1e-30
-"""Stands for no limit: transformers' class takes the smallest time step as a limit, and its logarithm."""
 EXPERTS = frozenset({
     "n_routed_experts", "n_shared_experts", "moe_intermediate_size", "moe_shared_expert_intermediate_size",
     "moe_latent_size", "moe_shared_expert_overlap", "num_experts_per_tok", "routed_scaling_factor", "n_group",
@@ -38,14 +34,6 @@ def finish(config: TheirConfig) -> TheirConfig:
     return config | {"layers_block_type": config.pop(LAYER_TYPES)}
 
 
-def smallest_time_step(limit: Any) -> float:
-    """The option for our limits of the time step."""
-    low, high = limit
-    if high != float("inf"):
-        raise ConfigError(f"mamba2.time_step_limit={limit}: nemotron_h has no upper limit")
-    return low or SMALLEST_TIME_STEP
-
-
 NEMOTRON_H = Family(
     model_type="nemotron_h",
     architecture="NemotronHForCausalLM",
@@ -60,13 +48,7 @@ NEMOTRON_H = Family(
         option("conv_kernel", "mamba2.conv_kernel", default=4),
         option("use_conv_bias", "mamba2.conv_bias", default=True),
         option("use_bias", "mamba2.projection_bias", "mamba2.output_bias", default=False),
-        option(
-            "time_step_min",
-            "mamba2.time_step_limit",
-            default=1e-3,
-            to_ours=lambda low: [low, float("inf")],
-            to_theirs=smallest_time_step,
-        ),
+        TIME_STEP_MIN,
         option("intermediate_size", "mlp.intermediate_size"),
         option("mlp_bias", "mlp.bias", default=False),
         activation("mlp_hidden_act", "mlp.activation", default="relu2"),
