@@ -282,6 +282,62 @@ def deepseek_v3(draw):
     return transformers.DeepseekV3ForCausalLM, config
 
 
+@st.composite
+def jamba(draw):
+    attention, experts = (
+        draw(st.sampled_from([(3, 1), (2, 0), (9, 8)])),
+        draw(st.sampled_from([(2, 1), (1, 0), (3, 2)])),
+    )
+    common = draw(sizes())
+    config = transformers.JambaConfig(
+        **common,
+        num_hidden_layers=3,
+        intermediate_size=24,
+        attn_layer_period=attention[0],
+        attn_layer_offset=attention[1],
+        expert_layer_period=experts[0],
+        expert_layer_offset=experts[1],
+        num_experts=draw(st.sampled_from([1, 4])),
+        num_experts_per_tok=draw(st.sampled_from([1, 2])),
+        mamba_d_state=6,
+        mamba_d_conv=draw(st.sampled_from([3, 4])),
+        mamba_expand=draw(st.sampled_from([1, 2])),
+        mamba_dt_rank=draw(st.sampled_from(["auto", 3])),
+        mamba_conv_bias=draw(st.booleans()),
+        mamba_proj_bias=draw(st.booleans()),
+    )
+    return transformers.JambaForCausalLM, config
+
+
+@st.composite
+def zamba2(draw):
+    adapters = draw(st.booleans())
+    common = draw(sizes()) | {"tie_word_embeddings": True}
+    if adapters:
+        common["num_key_value_heads"] = common["num_attention_heads"]
+    layers = draw(st.lists(st.sampled_from(["linear_attention", "hybrid"]), min_size=1, max_size=4))
+    config = transformers.Zamba2Config(
+        **common,
+        layers_block_type=layers,
+        num_hidden_layers=len(layers),
+        intermediate_size=24,
+        num_mem_blocks=draw(st.integers(1, 3)),
+        adapter_rank=3,
+        use_shared_attention_adapter=adapters,
+        use_mem_rope=draw(st.booleans()),
+        add_bias_linear=draw(st.booleans()),
+        hidden_act=draw(st.sampled_from(["gelu", "silu"])),
+        n_mamba_heads=draw(st.sampled_from([4, 8])),
+        mamba_ngroups=draw(st.sampled_from([1, 2])),
+        mamba_d_state=12,
+        mamba_d_conv=draw(st.sampled_from([3, 4])),
+        mamba_expand=draw(st.sampled_from([1, 2])),
+        chunk_size=8,
+        time_step_min=draw(st.sampled_from([1e-3, 1e-2])),
+    )
+    return transformers.Zamba2ForCausalLM, config
+
+
 DRAWN = {
     "falcon_h1": falcon_h1(),
     "llama": llama(),
@@ -293,6 +349,8 @@ DRAWN = {
     "qwen3_moe": qwen3_moe(),
     "qwen2_moe": qwen2_moe(),
     "deepseek_v3": deepseek_v3(),
+    "jamba": jamba(),
+    "zamba2": zamba2(),
 }
 """A strategy for (class, configuration) of each family."""
 
@@ -308,7 +366,7 @@ def their_model(drawn, seed):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
-            if name.endswith("dt_bias"):
+            if name.endswith(("dt_bias", "dt_proj.bias")):
                 parameter.uniform_(-5.0, -1.0)
             if name.endswith("A_log"):
                 parameter.uniform_(0.0, 2.0)

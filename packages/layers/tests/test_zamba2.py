@@ -3,10 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-import zamba2
 
 from eyas.core.accounting import parameters
+from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
+from eyas.layers.hf_families import family_of_model
+from eyas.layers.hf_options import from_json, model_data
+from eyas.layers.hf_tensors import correspondences
+from eyas.layers.hf_zamba2 import ZAMBA2
 from eyas.layers.model import HybridLM
 
 transformers = pytest.importorskip("transformers")
@@ -42,11 +46,20 @@ def their_model(*, memories, adapters, rope, groups=1, biases=False, seed=0):
     return model
 
 
+def our_tensors(spec, theirs):
+    """Ours, of tensors of theirs among which are copies of the shared ones."""
+    ours = {}
+    for name, tensor in correspondences(ZAMBA2, spec).items():
+        for own, shape in zip(tensor.ours, tensor.shapes, strict=True):
+            ours[own] = torch.empty(shape)
+        tensor.read(theirs[name], ours)
+    return ours
+
+
 def our_model(theirs):
-    config = theirs.config.to_dict()
-    spec = load_model(zamba2.model_data(config))
+    spec = load_model(model_data(ZAMBA2, from_json(theirs.config.to_json_string())))
     model = HybridLM(spec)
-    model.load_state_dict(zamba2.weights(theirs.state_dict(), spec, config))
+    model.load_state_dict(our_tensors(spec, theirs.state_dict()))
     return model
 
 
@@ -66,7 +79,7 @@ def test_logits_and_gradients_equal_hugging_face(memories, adapters, rope):
     for logits in (expected, actual):
         F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    mapped = zamba2.weights(gradients, ours.spec, theirs.config.to_dict())
+    mapped = our_tensors(ours.spec, gradients)
     assert mapped.keys() == dict(ours.named_parameters()).keys()
     for name, gradient in mapped.items():
         assert_close(ours.get_parameter(name).grad, gradient, name)
@@ -81,3 +94,22 @@ def test_decoding_equals_hugging_face():
             logits_BV, states = ours.step(tokens[:, t], states)
             logits.append(logits_BV)
         assert_close(torch.stack(logits, 1), theirs(input_ids=tokens).logits, "logits")
+
+
+def changed(model, name, **options):
+    return model | {"blocks": model["blocks"] | {name: model["blocks"][name] | options}}
+
+
+def test_other_names_are_exported_and_other_blocks_are_refused():
+    theirs = their_model(memories=2, adapters=True, rope=False)
+    model = model_data(ZAMBA2, from_json(theirs.config.to_json_string()))
+    renamed = {name.replace("attend0", "first"): block for name, block in model["blocks"].items()}
+    named = model | {"blocks": renamed, "pattern": model["pattern"].replace("attend0", "first")}
+    assert family_of_model(load_model(named)) == family_of_model(load_model(model))
+    for name, options in {"think1": {"projection": False}, "attend0": {"output_multiplier": 0.5}}.items():
+        with pytest.raises(ConfigError, match=f"zamba2: model.blocks.{name} has to be .* in a zamba2"):
+            family_of_model(load_model(changed(model, name, **options)))
+    first, second = ["attend0", "think0", "ssm"], ["attend1", "think1", "ssm"]
+    out_of_turn = model | {"pattern": first + first + second}
+    with pytest.raises(ConfigError, match="zamba2: model.blocks"):
+        family_of_model(load_model(out_of_turn))

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eyas.core.mixer_config import MixerConfig
+from eyas.core.model import ModelSpec
 from eyas.core.schema import REQUIRED
 
 TheirConfig = dict[str, Any]
@@ -18,7 +20,7 @@ Blocks = tuple[tuple[str, ...], ...]
 """Kinds of mixers side by side, for each of our blocks that one of their layers makes."""
 LAYER_TYPES = "layer_types"
 """The option under which `complete` gives, and `finish` takes, the type of every layer."""
-LAYER_NAMES = {"mamba2": "ssm", "attention": "attn", "mlp": "ffn"}
+LAYER_NAMES = {"mamba1": "ssm", "mamba2": "ssm", "attention": "attn", "mlp": "ffn"}
 """How the layers of an imported model are called, by kind; any other kind lends its own name."""
 
 
@@ -33,7 +35,8 @@ class Option:
 
     theirs: str
     ours: tuple[str, ...]
-    """`hidden_size`, or `attention.num_heads` for an option of the layers of that kind."""
+    """`hidden_size`, or `attention.num_heads` for an option of the layers of that kind; none where shared blocks follow
+    it."""
     default: Any = REQUIRED
     """What a config.json means that leaves the option out."""
     to_ours: Callable[[Any], Any] = same
@@ -68,6 +71,21 @@ class Part:
         return "{}" in self.theirs
 
 
+@dataclass(frozen=True)
+class Section:
+    """Weights that stand together, in their names and in ours."""
+
+    theirs: str
+    """What their names begin with."""
+    ours: str
+    """What our names begin with."""
+    parts: tuple[Part, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of our weights, whole, by the rest of the name."""
+    mixer: MixerConfig | None = None
+    """Whose weights they are; None outside mixers."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """Their names of the tensors outside the mixers."""
@@ -78,6 +96,18 @@ class Names:
     """Within a layer, the norm of each of its blocks."""
     final_norm: str
     head: str = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class SharedBlocks:
+    """How a family's config.json and its tensors speak of blocks that have options."""
+
+    arrange: Callable[[TheirConfig], tuple[list[str], dict[str, Any]]]
+    """The pattern, a name for each block, and the options of named blocks, for a completed configuration."""
+    options: Callable[[ModelSpec, list[str]], TheirConfig]
+    """The inverse, given the types of the layers; raises ConfigError for blocks that the family has not."""
+    sections: Callable[[Family, ModelSpec], Iterator[Section]]
+    """Where the blocks have their tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +128,8 @@ class Family:
     names: Names
     mixers: Mapping[str, tuple[Part, ...]]
     """Tensors of each kind of mixer."""
+    shared: SharedBlocks | None = None
+    """For a family whose blocks have options; its layers need not be of one length, and its norms are in `sections`."""
     complete: Callable[[TheirConfig], TheirConfig]
     """Brings older spellings and derived options into one form, and adds the layer types."""
     finish: Callable[[TheirConfig], TheirConfig]

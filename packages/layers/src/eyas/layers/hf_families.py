@@ -13,6 +13,7 @@ from eyas.layers.hf_bamba import BAMBA
 from eyas.layers.hf_deepseek_v3 import DEEPSEEK_V3
 from eyas.layers.hf_falcon_h1 import FALCON_H1
 from eyas.layers.hf_granite_hybrid import GRANITE_HYBRID
+from eyas.layers.hf_jamba import JAMBA
 from eyas.layers.hf_llama import LLAMA
 from eyas.layers.hf_mamba2 import MAMBA2
 from eyas.layers.hf_mixtral import MIXTRAL
@@ -20,12 +21,13 @@ from eyas.layers.hf_nemotron_h import NEMOTRON_H
 from eyas.layers.hf_options import hf_config, types_of_layers
 from eyas.layers.hf_qwen2_moe import QWEN2_MOE
 from eyas.layers.hf_qwen3_moe import QWEN3_MOE
+from eyas.layers.hf_zamba2 import ZAMBA2
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, MIXTRAL, QWEN3_MOE, QWEN2_MOE,
-        DEEPSEEK_V3,
+        FALCON_H1, LLAMA, MAMBA2, NEMOTRON_H, BAMBA, GRANITE_HYBRID, MIXTRAL, QWEN3_MOE, QWEN2_MOE, DEEPSEEK_V3, JAMBA,
+        ZAMBA2,
     )
 }  # fmt: skip
 """By `model_type`."""

@@ -3,8 +3,6 @@
 The experts may work in a narrower space (Nemotron 3).
 """
 
-from typing import Any
-
 from eyas.core.errors import ConfigError
 from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option
 from eyas.layers.hf_moe import moe_parts
@@ -13,6 +11,7 @@ from eyas.layers.hf_tables import (
     ATTENTION,
     MODEL,
     OLD_LAYER_TYPES,
+    TIME_STEP_MIN,
     activation,
     attention_parts,
     mamba2_parts,
@@ -49,14 +48,6 @@ def check_biases(config: TheirConfig, types: list[str]) -> None:
         raise ConfigError("config.json: mlp_bias=True is not supported with layers of experts, which have no biases")
 
 
-def smallest_time_step(limit: Any) -> float:
-    """The option for our limits of the time step."""
-    low, high = limit
-    if high != float("inf"):
-        raise ConfigError(f"mamba2.time_step_limit={limit}: nemotron_h has no upper limit")
-    return low or SMALLEST_TIME_STEP
-
-
 NEMOTRON_H = Family(
     model_type="nemotron_h",
     architecture="NemotronHForCausalLM",
@@ -71,13 +62,7 @@ NEMOTRON_H = Family(
         option("conv_kernel", "mamba2.conv_kernel", default=4),
         option("use_conv_bias", "mamba2.conv_bias", default=True),
         option("use_bias", "mamba2.projection_bias", "mamba2.output_bias", default=False),
-        option(
-            "time_step_min",
-            "mamba2.time_step_limit",
-            default=1e-3,
-            to_ours=lambda low: [low, float("inf")],
-            to_theirs=smallest_time_step,
-        ),
+        TIME_STEP_MIN,
         option("intermediate_size", "mlp.intermediate_size"),
         option("mlp_bias", "mlp.bias", default=False),
         activation("mlp_hidden_act", "mlp.activation", "moe.activation", default="relu2"),

@@ -53,7 +53,11 @@ def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
         kind, _, name = path.rpartition(".")
         (kinds[kind] if kind else data)[name] = value
     data["layers"] = {layer_name(kind): options for kind, options in kinds.items()}
-    data["pattern"] = str(Pattern(tuple(tuple(map(layer_name, block)) for block in blocks)))
+    if family.shared is None:
+        data["pattern"] = str(Pattern(tuple(tuple(map(layer_name, block)) for block in blocks)))
+    else:
+        names, data["blocks"] = family.shared.arrange(given)
+        data["pattern"] = str(Pattern(tuple((name,) for name in names)))
     return data
 
 
@@ -80,6 +84,8 @@ def hf_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
         if value != canonical(path, expected.get(path)):
             raise ConfigError(f"{path}={value} cannot be expressed by {family.model_type}")
     config |= family.fixed
+    if family.shared is not None:
+        config |= family.shared.options(spec, types)
     config[LAYER_TYPES] = types
     return {
         "architectures": [family.architecture],
@@ -109,23 +115,26 @@ def blocks_of(family: Family, layer_type: str) -> Blocks:
 def types_of_layers(family: Family, spec: ModelSpec) -> list[str]:
     """The type of each of their layers that our pattern makes. Raises ConfigError where it makes none."""
     types = {tuple(tuple(sorted(block)) for block in blocks): name for name, blocks in family.layer_types.items()}
-    size = len(next(iter(types)))
+    sizes = sorted({len(layer) for layer in types}, reverse=True)
     blocks = [tuple(sorted(spec.layers[name].kind for name in block.layers)) for block in spec.blocks]
     if spec.pattern.tail:
         raise ConfigError(f"model.pattern has a tail after '/', which {family.model_type} has not")
-    for block in spec.blocks:
+    for block in spec.blocks if family.shared is None else ():
         if block.options != BlockConfig(layers=block.options.layers):
             raise ConfigError(f"model.blocks.{block.name} has options, which {family.model_type} has not")
-    layers = []
-    for start in range(0, len(blocks), size):
-        layer = tuple(blocks[start : start + size])
-        if layer not in types:
+    layers: list[str] = []
+    start = 0
+    while start < len(blocks):
+        ahead = [tuple(blocks[start : start + size]) for size in sizes]
+        layer = next((layer for layer in ahead if layer in types), None)
+        if layer is None:
             choices = " or ".join(f"[{', '.join(map('+'.join, choice))}]" for choice in family.layer_types.values())
             raise ConfigError(
-                f"model.pattern: blocks from {start} on are [{', '.join(map('+'.join, layer))}], "
+                f"model.pattern: blocks from {start} on are [{', '.join(map('+'.join, ahead[0]))}], "
                 f"but a layer of {family.model_type} is {choices}"
             )
         layers.append(types[layer])
+        start += len(layer)
     return layers
 
 

@@ -57,6 +57,27 @@ MAMBA = (
 """Mamba-2 in the spelling of Bamba and those after it."""
 
 
+SMALLEST_TIME_STEP = 1e-30
+"""Stands for no limit: transformers' classes take the smallest time step as a limit, and its logarithm."""
+
+
+def smallest_time_step(limit: Any) -> float:
+    """The option for our limits of the time step."""
+    low, high = limit
+    if high != float("inf"):
+        raise ConfigError(f"mamba2.time_step_limit={limit}: the config.json has no upper limit")
+    return low or SMALLEST_TIME_STEP
+
+
+TIME_STEP_MIN = option(
+    "time_step_min",
+    "mamba2.time_step_limit",
+    default=1e-3,
+    to_ours=lambda low: [low, float("inf")],
+    to_theirs=smallest_time_step,
+)
+
+
 def attention_parts(prefix: str) -> tuple[Part, ...]:
     """Attention's tensors."""
     names = {"q": "q_bias", "k": "k_bias", "v": "v_bias", "o": "output_bias"}

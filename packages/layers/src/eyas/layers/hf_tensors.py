@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from eyas.core.errors import CheckpointError
+from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec
-from eyas.layers.hf import Family, Part
+from eyas.layers.hf import Family, Part, Section
 
 Shape = tuple[int, ...]
 
@@ -88,23 +89,37 @@ def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence
     names, width = family.names, spec.hidden_size
     table = (spec.vocab_size, width)
     found = [Correspondence(names.embedding, ("embedding.weight",), (table,))]
-    for index, block in enumerate(spec.blocks):
-        layer, place = divmod(index, len(names.norms))
-        found.append(
-            Correspondence(
-                f"{names.layers}.{layer}.{names.norms[place]}.weight", (f"blocks.{index}.norm.weight",), ((width,),)
-            )
-        )
-        for name in block.layers:
-            shapes = {key: weight.shape for key, weight in spec.layers[name].weights(width).items()}
-            inside = f"blocks.{index}.branches.{name}."
-            for part in parts_of(family, mixer.kind, shapes):
-                groups = None if part.groups is None else getattr(mixer, part.groups)
-                found += expand(part, f"{names.layers}.{layer}.", inside, shapes, groups)
+    sections = sections_of_layers if family.shared is None else family.shared.sections
+    for section in sections(family, spec):
+        for part in section.parts:
+            groups = None if part.groups is None else getattr(section.mixer, part.groups)
+            found += expand(part, section.theirs, section.ours, section.shapes, groups)
     found.append(Correspondence(names.final_norm, ("final_norm.weight",), ((width,),)))
     if not spec.tie_embeddings:
         found.append(Correspondence(names.head, ("head.weight",), (table,)))
     return {tensor.theirs: tensor for tensor in found}
+
+
+def sections_of_layers(family: Family, spec: ModelSpec) -> Iterator[Section]:
+    """Each block's norm and mixers, where every layer of theirs has as many blocks."""
+    names = family.names
+    for index, block in enumerate(spec.blocks):
+        layer, place = divmod(index, len(names.norms))
+        theirs, ours = f"{names.layers}.{layer}.", f"blocks.{index}."
+        yield norm_section(f"{theirs}{names.norms[place]}.", f"{ours}norm.", spec.hidden_size)
+        for name in block.layers:
+            yield mixer_section(family, spec.layers[name], spec.hidden_size, theirs, f"{ours}branches.{name}.")
+
+
+def norm_section(theirs: str, ours: str, width: int) -> Section:
+    """The one weight of a norm."""
+    return Section(theirs, ours, (Part("weight", ("weight",)),), {"weight": (width,)})
+
+
+def mixer_section(family: Family, mixer: MixerConfig, hidden_size: int, theirs: str, ours: str) -> Section:
+    """The weights of one mixer."""
+    shapes = {name: weight.shape for name, weight in mixer.weights(hidden_size).items()}
+    return Section(theirs, ours, tuple(parts_of(family, mixer.kind, shapes)), shapes, mixer)
 
 
 def parts_of(family: Family, kind: str, shapes: Mapping[str, Shape]) -> list[Part]:
