@@ -3,7 +3,7 @@
 python benchmarks/families.py [--models falcon_h1_tiny mixtral_tiny] [--threads 1] [--repetitions 3]
 
 Both start from the same weights; a step is forward, loss, backward, clipping and AdamW (fused) in float32, as in
-training_step.py. Auxiliary losses of mixtures are left out on both sides.
+training_step.py. Auxiliary losses of mixtures and multi-token prediction are left out on both sides.
 """
 # S sequence, B batch
 
@@ -92,8 +92,10 @@ def compare(name: str, repetitions: int) -> None:
 
 
 def plain(group: dict[str, Any]) -> dict[str, Any]:
-    """The model without auxiliary losses."""
-    group = copy.deepcopy(group)
+    """The model without auxiliary losses and without multi-token prediction."""
+    group = copy.deepcopy(group) | {"mtp_repeated": False}
+    if isinstance(group["pattern"], str):
+        group["pattern"] = group["pattern"].partition("/")[0]
     for layer in group["layers"].values():
         layer.update({option: 0.0 for option in WITHOUT if option in layer})
     return group
