@@ -200,12 +200,13 @@ BIASED = EXPERTS | {"score": "sigmoid", "selection_bias_rate": 1e-3, "shared_siz
         (BIASED | {"shared_size": None}, "attn moe", "moe.score=sigmoid cannot be expressed"),
         (EXPERTS | {"capacity_factor": 1.0}, "attn moe", "mixtral: moe.capacity_factor=1.0 cannot be expressed"),
         (EXPERTS | {"shared_size": 8}, "attn moe ssm ffn", "either all layers have experts, or none has"),
+        (EXPERTS, "nope moe", "mixtral: attention.rope_base=null cannot be expressed"),
         (EXPERTS, "ssm moe", "moe.shared_size=null cannot be expressed by granitemoehybrid"),
     ],
 )
 def test_experts_that_no_family_has_are_refused_with_the_reason(experts, pattern, message):
     latent = {"kind": "mla", "num_heads": 2, "kv_lora_rank": 4}
-    layers = {**LAYERS, "moe": experts, "mla": latent}
+    layers = {**LAYERS, "moe": experts, "mla": latent, "nope": LAYERS["attn"] | {"rope_base": None}}
     spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": layers, "pattern": pattern.split()})
     with pytest.raises(ConfigError, match=message):
         family_of_model(spec)

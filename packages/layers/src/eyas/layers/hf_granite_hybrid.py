@@ -3,8 +3,10 @@
 Every branch is scaled on its way to the residual.
 """
 
+from dataclasses import replace
+
 from eyas.core.errors import ConfigError
-from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option
+from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option, same
 from eyas.layers.hf_moe import BALANCING
 from eyas.layers.hf_tables import (
     ATTENTION,
@@ -65,7 +67,7 @@ GRANITE_HYBRID = Family(
         *MODEL,
         *ATTENTION,
         *MAMBA,
-        ROPE,
+        replace(ROPE, to_theirs=same),
         option("rms_norm_eps", "norm_epsilon", "mamba2.norm_epsilon", default=1e-6),
         option("mamba_proj_bias", "mamba2.projection_bias", "mamba2.output_bias", default=False),
         option("attention_multiplier", "attention.softmax_scale", default=1.0),

@@ -1,11 +1,14 @@
 """Mixtral: attention, then experts that share a token by the softmax of the chosen."""
 
+from dataclasses import replace
+
 from eyas.layers.hf import Family, Names, TheirConfig, option
 from eyas.layers.hf_moe import BALANCING, moe_parts
 from eyas.layers.hf_tables import (
     ATTENTION,
     DEFAULT_ROPE,
     MODEL,
+    ROPE,
     activation,
     attention_parts,
     with_head_dim,
@@ -26,7 +29,7 @@ MIXTRAL = Family(
     options=(
         *MODEL,
         *ATTENTION[:-1],
-        option("rope_parameters.rope_theta", "attention.rope_base", default=1_000_000.0),
+        replace(ROPE, default=1_000_000.0),
         option("sliding_window", "attention.window", default=None),
         option("rms_norm_eps", "norm_epsilon", default=1e-5),
         option("num_local_experts", "moe.num_experts"),

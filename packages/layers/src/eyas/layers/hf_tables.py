@@ -44,7 +44,16 @@ ATTENTION = (
     option("head_dim", "attention.head_dim"),
     option("attention_bias", "attention.qkv_bias", "attention.output_bias", default=False),
 )
-ROPE = option("rope_parameters.rope_theta", "attention.rope_base", default=10_000.0)
+
+
+def positions(base: float | None) -> float:
+    """The base of rotary positions. Raises ConfigError where there are none."""
+    if base is None:
+        raise ConfigError("attention.rope_base=null cannot be expressed where attention has rotary positions")
+    return base
+
+
+ROPE = option("rope_parameters.rope_theta", "attention.rope_base", default=10_000.0, to_theirs=positions)
 MAMBA = (
     option("mamba_n_heads", "mamba2.num_heads"),
     option("mamba_d_head", "mamba2.head_dim"),
