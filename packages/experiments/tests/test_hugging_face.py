@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
 
+from eyas.core.accounting import parameters
 from eyas.core.errors import CheckpointError, ConfigError, DataError
+from eyas.core.model import load_model as load_spec
 from eyas.experiments import hf_folder, run_folder
 from eyas.experiments.export_hf import export_hf
 from eyas.experiments.generate import generate, load_model
 from eyas.experiments.import_hf import import_hf
+from eyas.experiments.model_group import model_group
 from eyas.experiments.tokenizer import train_tokenizer
-from eyas.layers.hf_families import FAMILIES
-from eyas.layers.hf_options import from_json
+from eyas.layers.hf_families import FAMILIES, family_of_model
+from eyas.layers.hf_options import from_json, model_data
 from eyas.layers.hf_tensors import correspondences
 from eyas.layers.sampling import Sampling
 
@@ -243,9 +246,6 @@ def test_an_export_overwrites_nothing(place, llama):
 
 def test_tables_name_every_tensor_of_a_family(llama):
     """A family's table is one to one: no tensor of ours is read from two of theirs."""
-    from eyas.core.model import load_model as load_spec
-    from eyas.layers.hf_options import model_data
-
     config = from_json((llama[0] / "config.json").read_text())
     family = FAMILIES["llama"]
     spec = load_spec(model_data(family, config))
@@ -273,3 +273,14 @@ def test_older_spellings_of_rotary_positions_are_read(place, llama):
     with_option(folder, rope_scaling={"type": "linear", "factor": 2.0})
     with pytest.raises(ConfigError, match="rope_parameters.rope_type='linear' is not supported"):
         import_hf(folder, "refused", place / "runs")
+
+
+@pytest.mark.parametrize("name", ["zamba2_2.7b", "jamba_v0.1"])
+def test_shipped_models_are_exported_with_all_their_parameters(name):
+    spec = load_spec(model_group(name))
+    family, config = family_of_model(spec)
+    architecture = getattr(transformers, family.architecture)
+    with torch.device("meta"):
+        theirs = architecture(architecture.config_class.from_dict(config))
+    counted = sum(parameter.numel() for parameter in theirs.parameters())
+    assert parameters(spec) == sum(tensor.numel for tensor in correspondences(family, spec).values()) == counted
