@@ -9,7 +9,6 @@ from eyas.layers.hf_tables import (
     DEFAULT_ROPE,
     MODEL,
     OLD_LAYER_TYPES,
-    ROPE,
     TIME_STEP_MIN,
     activation,
     attention_parts,
@@ -23,6 +22,9 @@ from eyas.layers.hf_zamba2_blocks import HYBRID, arrange, options, sections
 SCALE = "attention_scale"
 """Scale of the softmax, which transformers derives."""
 
+MEMORY_ROPE = option("rope_parameters.rope_theta", "attention.rope_base", default=10_000.0)
+"""The base of rotary positions, which the shared transformers may do without."""
+
 
 def complete(config: TheirConfig) -> TheirConfig:
     """Adds what transformers derives: it reads the widths of heads from no config.json."""
@@ -33,7 +35,7 @@ def complete(config: TheirConfig) -> TheirConfig:
     hidden = needed(config, "hidden_size")
     inner = int(config.get("mamba_expand", 2) * hidden)
     if not config.get("use_mem_rope", False):
-        config |= {ROPE.theirs: None}
+        config |= {MEMORY_ROPE.theirs: None}
     return config | {
         **attention_sizes(hidden, config.get("num_attention_heads", 32)),
         "mamba_headdim": inner // config.get("n_mamba_heads", 8),
@@ -52,8 +54,8 @@ def finish(config: TheirConfig) -> TheirConfig:
     """The inverse. Raises ConfigError for a model in which transformers would derive something else."""
     types = config.pop(LAYER_TYPES)
     if HYBRID in types:
-        rope = config[ROPE.theirs]
-        config = {key: value for key, value in config.items() if key != ROPE.theirs or rope is not None}
+        rope = config[MEMORY_ROPE.theirs]
+        config = {key: value for key, value in config.items() if key != MEMORY_ROPE.theirs or rope is not None}
         config["use_mem_rope"] = rope is not None
         for key, value in attention_sizes(config["hidden_size"], config["num_attention_heads"]).items():
             if config[key] != value:
@@ -69,7 +71,7 @@ ZAMBA2 = Family(
     options=(
         *MODEL[:-1],
         *ATTENTION[:2],
-        ROPE,
+        MEMORY_ROPE,
         option("attention_hidden_size", "attention.input_size"),
         option("attention_head_dim", "attention.head_dim"),
         option(SCALE, "attention.softmax_scale"),
