@@ -62,7 +62,8 @@ def print_models(*, as_json: bool, sequence_length: int) -> None:
             f"{row['kv_bytes'] / 2**20:,.1f}",
             f"{row['state_bytes'] / 2**20:,.1f}",
         )
-    Console(highlight=False, width=max(100, Console().width)).print(table)
+    console = Console(highlight=False)
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
 
 
 def models() -> dict[str, ModelSpec]:

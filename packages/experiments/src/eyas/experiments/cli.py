@@ -139,17 +139,19 @@ def run_train(known: argparse.Namespace, rest: list[str]) -> int:
 
 def run_resume(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.resume import resume
+    from eyas.experiments.run_folder import find
 
-    return resume(known.run, known.overrides)
+    return resume(find(known.run), known.overrides)
 
 
 def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.generate import generate
+    from eyas.experiments.run_folder import find
     from eyas.layers.sampling import Sampling
 
     temperature = 0.0 if known.greedy else known.temperature
     generated = generate(
-        known.run,
+        find(known.run),
         known.prompt or [""],
         tokens=known.tokens,
         sampling=Sampling(temperature=temperature, top_k=known.top_k, top_p=known.top_p),
@@ -174,8 +176,10 @@ def run_import_hf(known: argparse.Namespace, rest: list[str]) -> int:
 
 def run_export_hf(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.export_hf import export_hf
+    from eyas.experiments.run_folder import find
 
-    export_hf(known.run, known.target)
+    export_hf(find(known.run), known.target)
+    print(f"Model for transformers: {known.target}")
     return 0
 
 

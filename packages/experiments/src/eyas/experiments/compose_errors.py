@@ -43,10 +43,16 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
         asked = (o for o in overrides if o.lstrip("+").startswith(group) and o.endswith(f"={name}"))
         return ConfigError(f"{next(asked, f'{group}={name}')}: {unknown_name(what, name, error.options)}")
     if isinstance(error, OverrideParseException):
+        if error.override.count("[") != error.override.count("]"):
+            return ConfigError(f"{error.override!r} opens or closes a bracket too often")
         return ConfigError(
             f"{error.override!r} cannot be read; write option=value, and quote text with signs: option='\"a,b\"'"
         )
     text = " ".join(str(error).split())
+    if match := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text):
+        return ConfigError(
+            f"{match[1]}={match[2]} may be one list or several runs; write '{match[1]}=[{match[2]}]', or add -m"
+        )
     if match := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(match[1], overrides)
     if match := re.match(r"Override \S+ looks like a config group override, but config group '([^']+)'", text):

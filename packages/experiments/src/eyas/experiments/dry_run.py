@@ -40,8 +40,9 @@ def print_dry_run(run: RunConfig) -> None:
     )
     console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
+    processes = "process" if layout.processes == 1 else "processes"
     console.print(
-        f"{layout}: {layout.processes} processes; {run.trainer.max_steps} steps of {run.trainer.global_batch} "
+        f"{layout}: {layout.processes} {processes}; {run.trainer.max_steps} steps of {run.trainer.global_batch} "
         f"sequences in {microbatches} microbatches per replica",
         soft_wrap=True,
     )

@@ -23,4 +23,10 @@ def print_results(directory: Path, by_seed: bool = False, form: Form = "table") 
         case "md":
             sys.stdout.write(markdown(results))
         case "table":
-            show(results, Console())
+            show(results, wide())
+
+
+def wide() -> Console:
+    """The terminal; where the output is none, as wide as tables want to be."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
