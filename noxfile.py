@@ -45,7 +45,7 @@ def proofs(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style (ruff), types (mypy) and the direction of imports."""
-    install(session, "ruff", "mypy", "pytest")
+    install(session, "ruff", "mypy", "pytest", "hypothesis")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy", *(word for name in NAMESPACES for word in ("-p", name)))

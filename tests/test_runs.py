@@ -218,6 +218,7 @@ def test_transformers_continues_a_text_as_a_trained_run_does(place, one_process,
     transformers = pytest.importorskip("transformers")
     target = place / "exported"
     assert main(["export-hf", str(one_process), str(target)]) == 0
+    assert capsys.readouterr().out == f"Model for transformers: {target}\n"
     assert main(["generate", str(one_process), "--prompt", "word1 ", "--tokens", "8", "--temperature", "0"]) == 0
     ours, err = capsys.readouterr()
     assert err == ""
