@@ -57,6 +57,7 @@ TRAIN = {
     "shared block over stages": ("model=zamba2_tiny layout.pipeline=2", "shared block 'attend' stands on stages 0, 1"),
     "block option": ("model=zamba2_tiny model.blocks.think.reads=side", "model.blocks.think.reads: expected one of"),
     "meta tokens": ("model=hymba_tiny layout=tensor2 data.sequence_length=65", "65 behind 16 meta tokens cannot be"),
+    "dispatcher without experts": ("layout.dispatcher=allgather", "sends tokens to experts, but the model has"),
     "packed meta tokens": ("model=hymba_tiny data.isolate_documents=true", "meta_tokens stand in front of a row"),
     "context parallel": ("layout.context=2", "layout.context=2 is not supported yet"),
     "expert parallel": ("layout.expert=2", "layout.expert=2 is not supported yet"),

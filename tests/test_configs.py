@@ -112,3 +112,10 @@ def test_dry_run_counts_seven_billion_weights_and_allocates_none(monkeypatch, ca
     assert [rank[:2] for rank in ranks] == [("0", "0-43"), ("1", "44-87")]
     held = 2 * sum(int(weights.replace(",", "")) for *_, weights in ranks)
     assert 1 < held / 7_585_654_880 < 1.01  # a few weights are held by both ranks of a stage
+
+
+@pytest.mark.parametrize("cost", ["activation_bytes", "state_bytes"])
+def test_a_cost_that_a_mixer_does_not_state_is_one_line(cost, monkeypatch, capsys):
+    monkeypatch.delattr(mixers()["mlp"].mixer.Config, cost)
+    assert main(["train", "--dry-run"]) == 2
+    assert capsys.readouterr().err == f"eyas: mlp does not state its {cost}; define them in the mixer's Config\n"

@@ -13,13 +13,14 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.model import load_layer
 from eyas.core.registry import mixer
 from eyas.layers.experts import grouped_linear
 from eyas.layers.testing.case import output
 from eyas.layers.testing.compare import gradients
 from eyas.layers.testing.costs import bytes_kept
+from eyas.parallel.context import Context
 
 seeds = st.integers(0, 999)
 SIGMOID = {"score": "sigmoid", "selection_bias_rate": 1e-3}
@@ -199,6 +200,22 @@ def test_a_full_expert_keeps_the_first_or_the_heaviest(top_k, factor, seed):
                 assert kept.tolist() == asked[: len(kept)].tolist()
 
 
+@pytest.mark.parametrize("shared_size", [None, 4])
+def test_a_capacity_refuses_packed_documents(shared_size):
+    module = mixers.build(
+        {"kind": "moe", "num_experts": 4, "top_k": 2, "intermediate_size": 4, "capacity_factor": 1.0,
+         "shared_size": shared_size}
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="moe cannot keep packed documents apart"):
+        output(module, mixers.noise(5, 2, mixers.HIDDEN), mixers.alone(mixers.documents(5, 2)))
+
+
+def test_ranks_that_all_hold_all_tokens_are_refused():
+    module = mixers.build({"kind": "moe", "num_experts": 4, "top_k": 2, "intermediate_size": 4}, tensor=2)
+    with pytest.raises(LayoutError, match="layout.tensor=2 needs layout.sequence=true"):
+        module.on_own_tokens(mixers.noise(5, 2, mixers.HIDDEN), Context(module.place))
+
+
 def test_latent_experts_cost_what_as_many_wide_ones_do():
     """A quarter of the width, four times the experts and four times the choices: Nemotron 3's identities."""
     hidden, fold = 64, 4
@@ -244,6 +261,7 @@ def test_the_selection_bias_evens_out_a_skewed_load(rate):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"drop_policy": "position"}, "drop_policy=position drops nothing without a capacity"),
         ({"top_k": 1}, "top_k=1 is always one"),
         ({"top_k": 5}, "top_k=5 must be between 1 and num_experts=4"),
         ({"selection_bias_rate": 1e-3}, "selection_bias_rate=0.001 needs score=sigmoid"),

@@ -21,6 +21,12 @@ class LayoutError(ConfigError):
     """A parallel layout that the model, the batch or the machine cannot carry."""
 
 
+class UnsupportedError(EyasError, NotImplementedError):
+    """Something that a mixer does not offer, asked of it."""
+
+    exit_code = 2
+
+
 class DataError(EyasError):
     """Input files that are missing, empty or unreadable."""
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, UnsupportedError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Weight
+
+T = TypeVar("T", bound=Tensor)
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,17 @@ class Mixer(nn.Module):
 
     def __call__(self, x_SBD: Tensor, context: MixerContext) -> Any:
         """`forward`, and a ConfigError where documents are packed that the mixer would mix."""
+        self._check_documents(context)
+        return super().__call__(x_SBD, context)
+
+    def call_on_own_tokens(self, x_sBD: Tensor, context: MixerContext) -> Tensor:
+        """`on_own_tokens`, with the same refusal."""
+        self._check_documents(context)
+        return self.on_own_tokens(x_sBD, context)
+
+    def _check_documents(self, context: MixerContext) -> None:
         if not self.config.carries_documents and context.documents_SB is not None:
             raise ConfigError(f"{self.config.kind} cannot keep packed documents apart; choose another mixer, or unpack")
-        return super().__call__(x_SBD, context)
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         """x: (S, B, D), normed input, the whole sequence. Returns (S, B, D), this rank's part of the sum."""
@@ -127,7 +137,7 @@ class Mixer(nn.Module):
 
     def on_own_tokens(self, x_sBD: Tensor, context: MixerContext) -> Tensor:
         """x: (s, B, D), normed input, this rank's own tokens. Returns their complete output, (s, B, D)."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{self.config.kind} says that it owns_tokens; define on_own_tokens in the mixer")
 
     def after_batch(self, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Called once per global batch, after its backward passes, for what rules rather than gradients change. `total`
@@ -137,12 +147,12 @@ class Mixer(nn.Module):
     def initial_state(self, batch: int) -> Any:
         """Decoding state before the first token, for `batch` sequences: tensors and numbers in tuples, lists and dicts.
         Every tensor has one dimension that runs over the sequences."""
-        raise NotImplementedError(f"{self.config.kind} does not decode step by step")
+        raise UnsupportedError(f"{self.config.kind} does not decode; define initial_state and step in the mixer")
 
     def step(self, x_BD: Tensor, state: Any, context: MixerContext) -> tuple[Tensor, Any]:
         """One token: x (B, D) and the state so far to the output (B, D) and the next state; equal to `forward`. The
         state that it was given stays as it is, so that a text can be continued in several ways."""
-        raise NotImplementedError(f"{self.config.kind} does not decode step by step")
+        raise UnsupportedError(f"{self.config.kind} does not decode; define initial_state and step in the mixer")
 
     def prefill(self, x_SBD: Tensor, state: Any, context: MixerContext) -> tuple[Tensor, Any]:
         """Several tokens: x (S, B, D) and the state so far to the outputs (S, B, D) and the next state. Step by step,
@@ -166,15 +176,21 @@ class Mixer(nn.Module):
 
 def empty_parameter(weight: Weight, place: Placement) -> nn.Parameter:
     """An unfilled parameter for this rank's part of `weight`; the declaration travels along as `.declared`."""
-    parameter = nn.Parameter(empty_buffer(weight, place))
-    parameter.declared = weight  # type: ignore[attr-defined]
-    return parameter
+    return declared(nn.Parameter(_empty(weight, place)), weight)
 
 
 def empty_buffer(weight: Weight, place: Placement) -> Tensor:
     """The same for a tensor that is not trained."""
+    return declared(_empty(weight, place), weight)
+
+
+def _empty(weight: Weight, place: Placement) -> Tensor:
     dtype = torch.float32 if weight.float32 and place.dtype.itemsize < 4 else place.dtype
-    tensor = torch.empty(weight.local_shape(place.tensor), dtype=dtype, device=place.device)
+    return torch.empty(weight.local_shape(place.tensor), dtype=dtype, device=place.device)
+
+
+def declared(tensor: T, weight: Weight) -> T:
+    """The tensor, with its declaration as an attribute that torch's types know nothing of."""
     tensor.declared = weight  # type: ignore[attr-defined]
     return tensor
 

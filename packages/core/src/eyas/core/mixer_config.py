@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from eyas.core.mup import MupLaw
@@ -72,11 +72,11 @@ class MixerConfig:
     ) -> float:
         """Bytes that one of `tensor` ranks keeps for the backward pass of `microbatch` sequences, beyond the mixer's
         own input, with elements of `element` bytes; one document a sequence, on a CPU."""
-        raise NotImplementedError(f"{self.kind} does not state its activation_bytes")
+        raise UnsupportedError(f"{self.kind} does not state its activation_bytes; define them in the mixer's Config")
 
     def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
         """Bytes of decoding state for one sequence after `sequence_length` tokens."""
-        raise NotImplementedError(f"{self.kind} does not state its state_bytes")
+        raise UnsupportedError(f"{self.kind} does not state its state_bytes; define them in the mixer's Config")
 
     def check_tensor(self, hidden_size: int, tensor: int) -> None:
         """Raises LayoutError where `tensor` ranks cannot divide this mixer's weights."""

@@ -53,6 +53,8 @@ class RoutingRule:
                 raise ConfigError(f"{field}={getattr(self, field)} must be at least 0")
         if self.scaling_factor <= 0:
             raise ConfigError(f"scaling_factor={self.scaling_factor} must be above 0")
+        if self.drop_policy != "probability" and self.capacity_factor is None:
+            raise ConfigError(f"drop_policy={self.drop_policy} drops nothing without a capacity; set capacity_factor")
         if self.capacity_factor is not None and self.capacity_factor <= 0:
             raise ConfigError(f"capacity_factor={self.capacity_factor} must be above 0, or null to drop no token")
 

@@ -30,7 +30,9 @@ def model_group(name: str) -> dict[str, Any]:
         from omegaconf import OmegaConf
 
         whole = OmegaConf.create({"model": group, "data": defaults(DataConfig)})
-        group = OmegaConf.to_container(whole.model, resolve=True)  # type: ignore[assignment]
+        resolved = OmegaConf.to_container(whole.model, resolve=True)
+        assert isinstance(resolved, dict)
+        return {str(key): value for key, value in resolved.items()}
     return group
 
 

@@ -91,8 +91,8 @@ class TrainingModule(LightningModule):
             "step_seconds": seconds,
             "memory_gib": memory_gib(),
         }
-        metrics |= named(self.engine.figures)
         self.log_dict(metrics, logger=False)
+        metrics |= named(self.engine.figures)  # for the loggers alone: hundreds, of which the terminal shows none
         for logger in self.loggers:  # at once: Lightning would write the row only after the step's checkpoint
             logger.log_metrics(metrics, step)
 

@@ -133,6 +133,10 @@ def check(run: RunConfig) -> None:
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
                 "choose another mixer or data.isolate_documents=false"
             )
+    if layout.dispatcher != Layout.dispatcher and not any(mixer.owns_tokens for mixer in spec.layers.values()):
+        raise LayoutError(
+            f"layout.dispatcher={layout.dispatcher} sends tokens to experts, but the model has no mixture; leave it out"
+        )
     stages_of(spec, layout.pipeline)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(

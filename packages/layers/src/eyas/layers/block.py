@@ -12,7 +12,7 @@ from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.mixer import Mixer, Placement, empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.registry import mixer
-from eyas.core.weights import Weight, replicated
+from eyas.core.weights import replicated
 from eyas.layers.adapters import forward_with, further_with
 from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
@@ -43,10 +43,7 @@ class Branches(nn.Module):
     def mixed(self, x_sBD: Tensor, context: Context, changed: Changed = NOTHING) -> Tensor:
         """x: (s, B, D), what the block reads, twice as wide beside the embeddings. Returns (s, B, D)."""
         x_sBD = self.norm(x_sBD)
-        complete = {
-            name: branch.on_own_tokens(x_sBD, context) for name, branch in self.named() if branch.config.owns_tokens
-        }
-        readers = [(name, branch) for name, branch in self.named() if branch.config.sees_sequence]
+        complete, readers = self.complete(x_sBD, context), self.readers()
         x_SBD = context.gather(x_sBD) if readers else x_sBD
         partials = {name: forward_with(changed.get(name, {}), branch, x_SBD, context) for name, branch in readers}
         return self.combine(partials, complete, context)
@@ -60,15 +57,21 @@ class Branches(nn.Module):
     ) -> tuple[Tensor, list[object]]:
         """Further tokens: what the block reads, x (S, B, D), and the branches' states to (S, B, D) and the next."""
         x_SBD = self.norm(x_SBD)
-        complete = {
-            name: branch.on_own_tokens(x_SBD, context) for name, branch in self.named() if branch.config.owns_tokens
-        }
+        complete, readers = self.complete(x_SBD, context), self.readers()
         after, partials = dict(zip(self.branches, states, strict=True)), {}
-        readers = [(name, branch) for name, branch in self.named() if branch.config.sees_sequence]
         x_SBD = context.gather(x_SBD) if readers else x_SBD
         for name, branch in readers:
             partials[name], after[name] = further_with(changed.get(name, {}), branch, x_SBD, after[name], context)
         return self.combine(partials, complete, context), list(after.values())
+
+    def complete(self, x_sBD: Tensor, context: Context) -> dict[str, Tensor]:
+        """What the branches give that work on this rank's own tokens, each (s, B, D), for x, normed: (s, B, D)."""
+        owners = [(name, branch) for name, branch in self.named() if branch.config.owns_tokens]
+        return {name: branch.call_on_own_tokens(x_sBD, context) for name, branch in owners}
+
+    def readers(self) -> list[tuple[str, Mixer]]:
+        """The branches that read the whole sequence."""
+        return [(name, branch) for name, branch in self.named() if branch.config.sees_sequence]
 
     def combine(self, partials: dict[str, Tensor], complete: dict[str, Tensor], context: Context) -> Tensor:
         """The branches' partial sums and complete outputs as one output, with what a branch adds once after the sum
@@ -88,11 +91,11 @@ class Branches(nn.Module):
 
     def mixers(self) -> list[Mixer]:
         """The branches in pattern order."""
-        return list(self.branches.values())  # type: ignore[arg-type]
+        return [branch for _, branch in self.named()]
 
     def named(self) -> list[tuple[str, Mixer]]:
         """The branches with their layers' names."""
-        return list(self.branches.items())  # type: ignore[arg-type]
+        return list(self.branches.items())  # type: ignore[arg-type]  # torch's container knows modules alone
 
 
 class Block(Branches):
@@ -100,8 +103,7 @@ class Block(Branches):
 
     def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement) -> None:
         super().__init__(spec, block, place)
-        if block.options.projection:
-            self.projection = empty_parameter(projection_weight(spec.hidden_size), place)
+        self.projection = projection(spec, block, place)
 
     def forward(self, h_sBD: Tensor, context: Context) -> Tensor:
         """h: (s, B, D), the residual stream. Returns the same shape."""
@@ -114,12 +116,12 @@ class Block(Branches):
 
     def output(self, x_sBD: Tensor, context: Context) -> Tensor:
         """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
-        return behind(self, self.mixed(x_sBD, context))
+        return behind(self.mixed(x_sBD, context), self.projection, self.options)
 
     def further_output(self, x_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
         """Further tokens: what the block writes, (S, B, D), and the branches' next states."""
         y_SBD, states = self.mixed_further(x_SBD, states, context)
-        return behind(self, y_SBD), states
+        return behind(y_SBD, self.projection, self.options), states
 
 
 def total(outputs: list[Tensor]) -> Tensor:
@@ -133,14 +135,16 @@ def with_bias(branch: Mixer, output: Tensor) -> Tensor:
     return output if bias is None else output + bias
 
 
-def projection_weight(hidden_size: int) -> Weight:
-    """A matrix on the residual stream: its gradient is whole on every rank that sees all tokens."""
-    return replicated(hidden_size, hidden_size, partial_gradient=False)
+def projection(spec: ModelSpec, block: BlockSpec, place: Placement) -> nn.Parameter | None:
+    """A matrix on the residual stream for a place whose block asks for one: its gradient is whole on every rank that
+    sees all tokens."""
+    if not block.options.projection:
+        return None
+    return empty_parameter(replicated(spec.hidden_size, spec.hidden_size, partial_gradient=False), place)
 
 
-def behind(place: nn.Module, mixed: Tensor) -> Tensor:
-    """The projection and the multiplier that a place puts behind the branches, where it has them."""
-    options: BlockConfig = place.options  # type: ignore[assignment]
-    if options.projection:
-        return linear(mixed, place.projection, scale_out=options.output_multiplier)  # type: ignore[arg-type]
-    return mixed if options.output_multiplier is None else mixed * options.output_multiplier
+def behind(mixed_sBD: Tensor, projection_DD: Tensor | None, options: BlockConfig) -> Tensor:
+    """What a place puts behind the branches: its projection and its block's multiplier, where it has them."""
+    if projection_DD is not None:
+        return linear(mixed_sBD, projection_DD, scale_out=options.output_multiplier)
+    return mixed_sBD if options.output_multiplier is None else mixed_sBD * options.output_multiplier

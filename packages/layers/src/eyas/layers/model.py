@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from eyas.core.block_config import BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement, empty_parameter
 from eyas.core.model import ModelSpec
@@ -56,22 +55,23 @@ class HybridLM(nn.Module):
         if self.stage.first and spec.meta_tokens:
             self.meta_tokens = empty_parameter(replicated(spec.meta_tokens, spec.hidden_size), place)
         blocks = {index: spec.blocks[index] for index in self.stage.blocks}
-        shared = {str(block.name): block for block in blocks.values() if block.options.shared}
-        self.shared = nn.ModuleDict({name: Branches(spec, block, place) for name, block in shared.items()})
-        self.blocks = nn.ModuleDict({str(index): self.placed(block) for index, block in blocks.items()})
+        once = {block.name: block for block in blocks.values() if block.options.shared}
+        shared = {str(name): Branches(spec, block, place) for name, block in once.items()}
+        self.shared = nn.ModuleDict(shared)
+        self.blocks = nn.ModuleDict(
+            {
+                str(index): SharedUse(spec, block, place, shared[str(block.name)])
+                if block.options.shared
+                else Block(spec, block, place)
+                for index, block in blocks.items()
+            }
+        )
         if self.stage.last:
             self.final_norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
             if not spec.tie_embeddings:
                 self.head = Vocabulary(spec, place)
             if spec.depths:
                 self.mtp = Tail(spec, place)
-
-    def placed(self, block: BlockSpec) -> Block | SharedUse:
-        """The module of one block; its weights stand under `shared` where other places use them too."""
-        place = self.context.place
-        if not block.options.shared:
-            return Block(self.spec, block, place)
-        return SharedUse(self.spec, block, place, self.shared[str(block.name)])  # type: ignore[arg-type]
 
     def initialise(self, seed: int) -> HybridLM:
         """Draws the weights; a layout never changes them."""
@@ -151,7 +151,7 @@ class HybridLM(nn.Module):
 
     def placed_blocks(self) -> list[Block | SharedUse]:
         """This stage's blocks in order."""
-        return list(self.blocks.values())  # type: ignore[arg-type]
+        return list(self.blocks.values())  # type: ignore[arg-type]  # torch's container knows modules alone
 
     def predict(self, hidden_sBD: Tensor, context: Context) -> Tensor:
         """Final norm and head, for the tokens behind the meta tokens. Returns this rank's logits (S, B, V)."""

@@ -100,7 +100,7 @@ class MoE(Mixer):
             return self.shared_size is not None
 
         @property
-        def carries_documents(self) -> bool:  # type: ignore[override]
+        def carries_documents(self) -> bool:  # type: ignore[override]  # a constant elsewhere, here an option decides
             """With a capacity, tokens of one document push out those of another."""
             return self.capacity_factor is None
 

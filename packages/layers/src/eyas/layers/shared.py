@@ -5,10 +5,10 @@
 from torch import Tensor, nn
 
 from eyas.core.block_config import BlockSpec
-from eyas.core.mixer import Placement, empty_parameter
+from eyas.core.mixer import Placement
 from eyas.core.model import ModelSpec
 from eyas.layers.adapters import Adapters
-from eyas.layers.block import Branches, behind, projection_weight
+from eyas.layers.block import Branches, behind, projection
 from eyas.parallel.context import Context
 
 
@@ -23,12 +23,11 @@ class SharedUse(nn.Module):
         self.adapters = nn.ModuleDict(
             {layer: Adapters(declared[layer], groups, place) for layer, groups in block.options.adapters.items()}
         )
-        if block.options.projection:
-            self.projection = empty_parameter(projection_weight(spec.hidden_size), place)
+        self.projection = projection(spec, block, place)
 
     def output(self, x_sBD: Tensor, context: Context) -> Tensor:
         """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
-        return behind(self, self.shared[0].mixed(x_sBD, context, self.changed()))
+        return behind(self.shared[0].mixed(x_sBD, context, self.changed()), self.projection, self.options)
 
     def initial_state(self, batch: int) -> list[object]:
         """Decoding state of every branch in this place."""
@@ -37,7 +36,7 @@ class SharedUse(nn.Module):
     def further_output(self, x_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
         """Further tokens: what the block writes, (S, B, D), and the branches' next states."""
         y_SBD, states = self.shared[0].mixed_further(x_SBD, states, context, self.changed())
-        return behind(self, y_SBD), states
+        return behind(y_SBD, self.projection, self.options), states
 
     def changed(self) -> dict[str, dict[str, Tensor]]:
         """The shared weights as this place uses them, where it has adapters."""

@@ -11,27 +11,40 @@ from eyas.core.mixer import Mixer
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import parallel_state
 
+Figures = dict[str, dict[str, Tensor]]
+"""By module name of the mixer, then by name."""
 
-def after_batch(model: nn.Module, layout: Layout) -> dict[str, dict[str, Tensor]]:
-    """Calls every mixer's `after_batch`. Returns the figures of all stages' mixers by module name, on every rank."""
-    group = parallel_state.get_data_parallel_group()
-    if layout.sequence:
-        group = parallel_state.get_tensor_and_data_parallel_group()
 
-    def total(value: Tensor) -> Tensor:
+class AfterBatch:
+    """Calls `after_batch` of every mixer of this stage that has one. Every rank of the layout makes one and calls it
+    alike; nothing is communicated where no stage has such a mixer."""
+
+    def __init__(self, model: nn.Module, layout: Layout) -> None:
+        self.mixers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, Mixer) and type(module).after_batch is not Mixer.after_batch
+        }
+        tokens_differ = parallel_state.get_tensor_and_data_parallel_group
+        self.group = tokens_differ() if layout.sequence else parallel_state.get_data_parallel_group()
+        self.stages = layout.pipeline if any(_of_all_stages(bool(self.mixers), layout.pipeline)) else 1
+
+    def __call__(self) -> Figures:
+        """The figures of all stages' mixers, on every rank."""
+        found = {name: mixer.after_batch(self._total) for name, mixer in self.mixers.items()}
+        return {name: figures for stage in _of_all_stages(found, self.stages) for name, figures in stage.items()}
+
+    def _total(self, value: Tensor) -> Tensor:
+        """The sum over the ranks that saw other tokens, in a new tensor."""
         summed = value.clone()
-        dist.all_reduce(summed, group=group)
+        dist.all_reduce(summed, group=self.group)
         return summed
 
-    found = {
-        name: figures
-        for name, module in model.named_modules()
-        if isinstance(module, Mixer) and (figures := module.after_batch(total))
-    }
-    return found if layout.pipeline == 1 else _of_all_stages(found, layout.pipeline)
 
-
-def _of_all_stages(found: dict[str, dict[str, Tensor]], stages: int) -> dict[str, dict[str, Tensor]]:
+def _of_all_stages(here: Any, stages: int) -> list[Any]:
+    """What each pipeline stage has, in order."""
+    if stages == 1:
+        return [here]
     everyone: list[Any] = [None] * stages
-    dist.all_gather_object(everyone, found, group=parallel_state.get_pipeline_model_parallel_group())
-    return {name: figures for stage in everyone for name, figures in stage.items()}
+    dist.all_gather_object(everyone, here, group=parallel_state.get_pipeline_model_parallel_group())
+    return everyone

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from eyas.core.errors import LayoutError
 from eyas.core.mixer import Dispatched, Placement, Routed
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Weight
@@ -52,7 +53,12 @@ class Context:
         return collectives.sum_over_copies(partial, groups.copies_group(copies))
 
     def route(self, logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None) -> Routed:
-        """Experts for each of this rank's tokens; see eyas.core.mixer.MixerContext."""
+        """Experts for each of this rank's tokens; see eyas.core.mixer.MixerContext. Raises LayoutError where every
+        tensor-parallel rank holds all tokens."""
+        if self.place.tensor > 1 and not self.sequence:
+            raise LayoutError(
+                f"tokens choose experts on one rank each: layout.tensor={self.place.tensor} needs layout.sequence=true"
+            )
         from eyas.parallel import experts
 
         return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host
-from eyas.parallel.after_batch import after_batch
+from eyas.parallel.after_batch import AfterBatch, Figures
 from eyas.parallel.context import Context
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
@@ -75,7 +75,8 @@ class Engine:
         """`tied` says that the last stage has the first one's embedding too, `meta_tokens` how much longer the model
         makes the sequences that its stages send each other, and `losses` what the model reports. `optimizer` None makes
         an engine that only evaluates."""
-        self.figures: dict[str, dict[str, Tensor]] = {}
+        self.figures: Figures = {}
+        self.after_batch = AfterBatch(model, layout)
         self.model, self.layout, self.tied = model, layout, tied
         self.meta_tokens, self.losses = meta_tokens, losses
         first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
@@ -109,7 +110,7 @@ class Engine:
             group["lr"] = learning_rate * group["lr_mult"]
             group["weight_decay"] = weight_decay * group["wd_mult"]
         updated, grad_norm, _ = self.optimizer.step()
-        self.figures = after_batch(self.model, self.layout)
+        self.figures = self.after_batch()
         return bool(updated), float(grad_norm)
 
     def evaluate(self, microbatches: Sequence[Batch]) -> tuple[float, int]:

@@ -121,7 +121,7 @@ def summed(counts: Tensor, shards: int) -> Tensor:
 
 @dataclass
 class DispatchedTokens:
-    """Implements eyas.core.routing.Dispatched."""
+    """Implements eyas.core.mixer.Dispatched."""
 
     dispatcher: Any
     tokens: Tensor

@@ -126,7 +126,7 @@ def output(module: Mixer, x_SBD: Tensor, context: Context) -> Tensor:
     """What a block adds for the mixer in one process, (S, B, D)."""
     if not module.config.owns_tokens:
         return module(x_SBD, context)
-    own_SBD = module.on_own_tokens(x_SBD, context)
+    own_SBD = module.call_on_own_tokens(x_SBD, context)
     return own_SBD + module(x_SBD, context) if module.config.sees_sequence else own_SBD
 
 
@@ -134,7 +134,9 @@ def decode(module: Mixer, x_SBD: Tensor) -> tuple[Tensor, Any]:
     """What a block adds for the mixer token by token, (S, B, D), and the state after the last one."""
     state, ys = module.initial_state(x_SBD.shape[1]), []
     for x_BD in x_SBD:
-        y_BD = module.on_own_tokens(x_BD[None], Context())[0] if module.config.owns_tokens else torch.zeros_like(x_BD)
+        y_BD = (
+            module.call_on_own_tokens(x_BD[None], Context())[0] if module.config.owns_tokens else torch.zeros_like(x_BD)
+        )
         if module.config.sees_sequence:
             read_BD, state = module.step(x_BD, state, Context())
             y_BD = y_BD + read_BD
