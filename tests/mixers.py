@@ -212,5 +212,5 @@ def rotary_tables(spec, length, dtype):
         table
         for layer in spec.layers.values()
         if getattr(layer, "rope_base", None) is not None
-        for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"))
+        for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"), layer.rope_scaling)
     ]

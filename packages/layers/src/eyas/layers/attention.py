@@ -20,6 +20,7 @@ from eyas.layers.attend import attend, attend_with_sinks, through_window, visibl
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
+from eyas.layers.rope_scaling import RopeScaling
 from eyas.layers.rotary import rotate
 
 State = tuple[Tensor, Tensor, int]
@@ -43,6 +44,8 @@ class Attention(Mixer):
         """Channels per head; independent of hidden_size / num_heads."""
         rope_base: float | None = 10_000.0
         """Base of the rotary frequencies; null for no position embedding."""
+        rope_scaling: RopeScaling | None = None
+        """How the frequencies are stretched for longer texts; null for not."""
         rotary_dim: int | None = None
         """Channels of a head that are rotated, its first ones; null for all."""
         window: int | None = None
@@ -82,6 +85,8 @@ class Attention(Mixer):
             if self.rotated % 2:
                 field = "head_dim" if self.rotary_dim is None else "rotary_dim"
                 raise ConfigError(f"{field}={self.rotated} must be even for rotary positions; or set rope_base=null")
+            if self.rope_scaling is not None and self.rope_base is None:
+                raise ConfigError("rope_scaling needs rotary positions; set rope_base, or rope_scaling=null")
             if self.window is not None and self.window < 1:
                 raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
             if self.sink_tokens is not None and self.sink_tokens < 0:
@@ -202,7 +207,7 @@ class Attention(Mixer):
         if c.qk_norm:
             q, k = rms_norm(q, self.q_norm, c.norm_epsilon), rms_norm(k, self.k_norm, c.norm_epsilon)
         if c.rope_base is not None:
-            q, k = (rotate(t, c.rope_base, first, c.rotated) for t in (q, k))
+            q, k = (rotate(t, c.rope_base, first, c.rotated, c.rope_scaling) for t in (q, k))
         return q, k, v
 
     def attend(self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) -> Tensor:
