@@ -49,6 +49,7 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         expert=layout.expert,
         expert_tensor_rank=parallel_state.get_expert_tensor_parallel_rank(),
         expert_tensor=layout.inside_experts,
+        branches=layout.branches,
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )

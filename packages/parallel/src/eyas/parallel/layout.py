@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
-from eyas.core.weights import Coordinates
+from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
+CHOICES = {"dispatcher": Dispatcher, "branches": BranchPlaces}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,17 @@ class Layout:
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
 
+    branches: BranchPlaces = "together"
+    """Where the two branches of a block lie: on all tensor-parallel processes, each on a half of them, or on halves
+    that swap from one such block to the next."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name == "dispatcher":
-                if size not in get_args(Dispatcher):
-                    raise LayoutError(f"layout.dispatcher={size!r} must be one of {', '.join(get_args(Dispatcher))}")
+            if field.name in CHOICES:
+                if size not in get_args(CHOICES[field.name]):
+                    allowed = ", ".join(get_args(CHOICES[field.name]))
+                    raise LayoutError(f"layout.{field.name}={size!r} must be one of {allowed}")
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
@@ -61,6 +67,10 @@ class Layout:
                 "set layout.tensor=2 or more, or layout.sequence=false"
             )
 
+        if self.branches != "together" and self.tensor % 2:
+            raise LayoutError(
+                f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
+            )
         self._check_experts()
 
     def _check_experts(self) -> None:
@@ -81,7 +91,7 @@ class Layout:
     @property
     def coordinates(self) -> Coordinates:
         """The first process's place in the grids that weights are divided over."""
-        return Coordinates.of(self.tensor, self.expert, self.inside_experts)
+        return replace(Coordinates.of(self.tensor, self.expert, self.inside_experts), branches=self.branches)
 
     @property
     def processes(self) -> int:
