@@ -73,6 +73,11 @@ class MixerContext(Protocol):
         """Document number of each token (S, B), constant within a document; None where there is one document a row."""
         ...
 
+    @property
+    def lent(self) -> dict[str, Any]:
+        """What mixers of the blocks before left for later ones in this pass, by the name that their Config `lends`."""
+        ...
+
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum of `partial` over the ranks that hold the same unit of the weight's axis; differentiable. For a norm
         whose statistics span more heads than one rank has."""

@@ -94,7 +94,8 @@ class HybridLM(nn.Module):
         """
         if documents_BS is not None and self.spec.meta_tokens:
             raise ConfigError("meta tokens stand in front of a row, not of each of its packed documents")
-        context = replace(self.context, documents_SB=None if documents_BS is None else documents_BS.t())
+        documents_SB = None if documents_BS is None else documents_BS.t()
+        context = replace(self.context, documents_SB=documents_SB, lent={})
         if self.stage.first:
             hidden_sBD = self.embed(tokens_BS, context, self.meta_tokens if self.spec.meta_tokens else None)
         assert hidden_sBD is not None
@@ -138,9 +139,9 @@ class HybridLM(nn.Module):
     def advance(self, h_SBD: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
         """Further positions through all blocks: their embeddings (S, B, D) and the states so far to the residual stream
         behind the last block (S, B, D) and the next states."""
-        streams, after = Streams.begin(h_SBD), []
+        streams, after, context = Streams.begin(h_SBD), [], replace(self.context, lent={})
         for block, state in zip(self.placed_blocks(), states, strict=True):
-            output_SBD, state = block.further_output(streams.read(block.options), state, self.context)
+            output_SBD, state = block.further_output(streams.read(block.options), state, context)
             streams = streams.write(block.options, output_SBD)
             after.append(state)
         return streams.residual, after

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class Context:
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
     dispatcher: Dispatcher = "alltoall"
     documents_SB: Tensor | None = None
+    lent: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Filled during a pass, which begins with a context of its own."""
 
     def at(self, place: Coordinates) -> Context:
         """The context of a branch that lies on a part of the tensor-parallel ranks; its own on all of them."""

@@ -13,7 +13,7 @@ from eyas.core.model import ModelSpec
 def stages_of(spec: ModelSpec, stages: int) -> list[range]:
     """The blocks of each of a model's pipeline stages, in order. Raises LayoutError where they cannot be cut so."""
     cut = split(len(spec.blocks), stages, spec.pattern.cuts)
-    check_stages(spec.blocks, cut)
+    check_stages(spec.blocks, cut, spec.layers)
     return cut
 
 
