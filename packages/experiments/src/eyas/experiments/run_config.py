@@ -111,7 +111,7 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
-    layout.check_batch(trainer.global_batch, trainer.microbatch)
+    layout.check_microbatches(layout.microbatches(trainer.global_batch, trainer.microbatch))
     layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
     if run.data.isolate_documents and spec.meta_tokens:
         raise ConfigError(
@@ -137,7 +137,7 @@ def check(run: RunConfig) -> None:
         raise LayoutError(
             f"layout.dispatcher={layout.dispatcher} sends tokens to experts, but the model has no mixture; leave it out"
         )
-    stages_of(spec, layout.pipeline)
+    stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "

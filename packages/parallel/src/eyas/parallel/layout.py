@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from eyas.core.errors import LayoutError
 
 Dispatcher = Literal["alltoall", "allgather"]
+Cut = Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +21,13 @@ class Layout:
     sequence: bool = False
     """Split activations along the sequence between blocks, over the tensor-parallel processes."""
     pipeline: int = 1
-    """Stages that the blocks are divided into."""
+    """Processes that the blocks are divided over, in stages."""
     virtual_pipeline: int = 1
-    """Interleaved stages on each pipeline process."""
+    """Stages on each pipeline process: process r of p runs stages r, r + p, r + 2p ..., which shortens the time that
+    processes wait for each other."""
+    stages: tuple[int, ...] | Cut | None = None
+    """Blocks of each stage, in order; `auto` for the division whose most expensive stage costs least, in FLOPs with the
+    head and the multi-token-prediction tail; null for the pattern's `|`, or without them an even division."""
     context: int = 1
     """Processes that share each sequence."""
     expert: int = 1
@@ -39,7 +44,9 @@ class Layout:
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name == "dispatcher":
+            if field.name == "stages":
+                self._check_stages()
+            elif field.name == "dispatcher":
                 if size not in get_args(Dispatcher):
                     raise LayoutError(f"layout.dispatcher={size!r} must be one of {', '.join(get_args(Dispatcher))}")
             elif field.type == "bool":
@@ -47,12 +54,17 @@ class Layout:
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("virtual_pipeline", 1), ("context", 1), ("expert", 1), ("expert_tensor", None)):
+        for name, neutral in (("context", 1), ("expert", 1), ("expert_tensor", None)):
             if getattr(self, name) not in (neutral, 1):
                 raise LayoutError(
                     f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
                     "layout.pipeline or layout.data"
                 )
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
+                "processes, but layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual_pipeline=1"
+            )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
@@ -63,6 +75,15 @@ class Layout:
     def processes(self) -> int:
         """Processes that the layout needs."""
         return self.tensor * self.pipeline * self.context * self.data
+
+    @property
+    def stage_count(self) -> int:
+        """Stages that the blocks are divided into, over all pipeline processes."""
+        return self.pipeline * self.virtual_pipeline
+
+    def stages_of(self, pipeline_rank: int) -> range:
+        """Numbers of the stages that a pipeline process runs."""
+        return range(pipeline_rank, self.stage_count, self.pipeline)
 
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
         """Raises LayoutError where sequence parallelism cannot split sequences of this length behind the model's
@@ -97,6 +118,18 @@ class Layout:
         self.check_batch(global_batch, microbatch)
         return global_batch // (self.data * microbatch)
 
+    def check_microbatches(self, microbatches: int) -> None:
+        """Raises LayoutError where interleaved stages cannot take turns over the microbatches of a step."""
+        rest = microbatches % self.pipeline
+        if self.virtual_pipeline > 1 and rest:
+            below, above = microbatches - rest, microbatches - rest + self.pipeline
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} works through microbatches in groups of layout.pipeline="
+                f"{self.pipeline}, but each replica has {microbatches} in a step; make it "
+                f"{f'{below} or ' if below else ''}{above} by another global batch or microbatch, or set "
+                "layout.virtual_pipeline=1"
+            )
+
     def check_machine(self, available: int, what: str = "this machine") -> None:
         """Raises LayoutError where the layout needs more than the `available` processes."""
         if self.processes > available:
@@ -112,8 +145,43 @@ class Layout:
             remedy = f"set layout.data={shares}" if shares and not rest else "change its sizes or start another number"
             raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
 
+    def _check_stages(self) -> None:
+        """Raises LayoutError where `stages` is not a number of blocks for each stage."""
+        if self.stages is None:
+            return
+        if self.stage_count == 1:
+            raise LayoutError(
+                f"{self.stages_listed} divides the blocks over stages, but layout.pipeline=1; set layout.pipeline=2 or "
+                "more, or leave layout.stages out"
+            )
+        if self.stages in get_args(Cut):
+            return
+        if not isinstance(self.stages, tuple) or not all(map(_is_size, self.stages)):
+            raise LayoutError(
+                f"{self.stages_listed} must be auto, or a number of blocks of at least 1 for each stage, such as "
+                f"[{', '.join(['3'] * self.stage_count)}]"
+            )
+        if len(self.stages) != self.stage_count:
+            raise LayoutError(
+                f"{self.stages_listed} has {len(self.stages)} numbers, but {self.stages_asked} need one each; give "
+                f"{self.stage_count} numbers, or change the sizes"
+            )
+
+    @property
+    def stages_listed(self) -> str:
+        """The option `stages` as a user writes it."""
+        return f"layout.stages={list(self.stages) if isinstance(self.stages, tuple) else self.stages}"
+
+    @property
+    def stages_asked(self) -> str:
+        """How many stages the layout asks for, in its own words."""
+        interleaved = self.virtual_pipeline > 1
+        product = f" x layout.virtual_pipeline={self.virtual_pipeline} = {self.stage_count}" if interleaved else ""
+        return f"layout.pipeline={self.pipeline}{product} stages"
+
     def __str__(self) -> str:
-        sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
+        names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
+        sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
         options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
         return f"layout of {', '.join([shape, *options])}"
