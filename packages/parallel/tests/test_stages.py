@@ -11,10 +11,11 @@ from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
 
 FFN = {"kind": "mlp", "intermediate_size": 8}
+ATTENTION = {"kind": "attention", "num_heads": 1, "num_kv_heads": 1, "head_dim": 4}
 
 
 def model(pattern: list[str], **changes: object) -> ModelSpec:
-    layers = {"ffn": FFN, "wide": FFN | {"intermediate_size": 80}, "broad": FFN | {"input_size": 16}}
+    layers = {"ffn": FFN, "wide": FFN | {"intermediate_size": 80}, "broad": ATTENTION}
     return load_model({"hidden_size": 8, "vocab_size": 16, "layers": layers, "pattern": pattern} | changes)
 
 
