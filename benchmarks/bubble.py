@@ -4,8 +4,7 @@ python benchmarks/bubble.py [--pipeline 4] [--microbatches 8 16] [--virtual 1 2]
 
 A stage costs a time that is set: it sleeps, twice as long backward as forward, so that processes may share a core. What
 a step takes beyond the time that a process sleeps is the bubble; p processes with v stages each and m microbatches
-should have (p - 1) / (v m) of the sleep. Both are shown for stages that cost the same, whose number does not change what
-the whole model costs.
+should have (p - 1) / (v m) of the sleep. All stages cost the same, and their number does not change the whole cost.
 """
 
 from __future__ import annotations
@@ -112,7 +111,9 @@ def main() -> None:
             formula = (layout.pipeline - 1) / (virtual * microbatches)
             measured = bubble(layout, microbatches, options.milliseconds / 1000, options.steps)
             off = measured / formula - 1
-            print(f"{layout.pipeline:3}{virtual:3}{microbatches:4}{measured:10.4f}{formula:9.4f}{off:+8.1%}", flush=True)
+            print(
+                f"{layout.pipeline:3}{virtual:3}{microbatches:4}{measured:10.4f}{formula:9.4f}{off:+8.1%}", flush=True
+            )
 
 
 if __name__ == "__main__":

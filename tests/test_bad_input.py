@@ -53,9 +53,7 @@ TRAIN = {
     "stages": ("layout.pipeline=7 trainer.global_batch=28", "layout.pipeline=7 stages cannot share 6 blocks"),
     "list of stages": ("layout.pipeline=2 layout.stages=[3,4]", r"layout.stages=\[3, 4\] divides 7 blocks, .* has 6"),
     "way of cutting": ("layout.pipeline=2 layout.stages=even", "layout.stages: expected a list .* or one of 'auto'"),
-    "turns of stages": (
-        "layout.pipeline=2 layout.virtual_pipeline=2 trainer.global_batch=12", "in groups of layout.pipeline=2, .* 2 or 4",
-    ),
+    "turns of stages": ("layout=pipeline2_interleaved trainer.global_batch=12", "of layout.pipeline=2, .* 2 or 4"),
     "sample's length": ("sample.tokens=0", "sample.tokens=0 must be at least 1"),
     "sample's temperature": ("sample.temperature=-0.5", "temperature=-0.5 must be a number of at least 0"),
     "sample's choice": ("sample.top_k=0", "top_k=0 must be at least 1, or null"),

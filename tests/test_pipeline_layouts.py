@@ -92,7 +92,9 @@ def test_any_division_changes_nothing(case, groups, microbatch, documents, seed)
 
 
 @pytest.mark.parametrize(
-    "layout", [TWO(), TWO(tensor=2, sequence=True), TWO(data=2, distributed_optimizer=True), FOUR(stages="auto")], ids=str
+    "layout",
+    [TWO(), TWO(tensor=2, sequence=True), TWO(data=2, distributed_optimizer=True), FOUR(stages="auto")],
+    ids=str,
 )
 @pytest.mark.parametrize("back", [False, True], ids=["from one process", "to one process"])
 def test_checkpoints_go_between_interleaved_stages_and_one_process(layout, back, tmp_path):

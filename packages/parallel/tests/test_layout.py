@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,7 +44,7 @@ def test_a_job_is_accepted_only_where_the_layout_fills_it(layout: Layout, proces
         Layout(tensor=layout.tensor, pipeline=layout.pipeline, data=int(data)).check_world(processes)
 
 
-@pytest.mark.parametrize("field", ["virtual_pipeline", "context", "expert", "expert_tensor"])
+@pytest.mark.parametrize("field", ["context", "expert", "expert_tensor"])
 def test_what_does_not_work_yet_is_refused_by_name(field: str) -> None:
     with pytest.raises(LayoutError, match=f"layout.{field}=2 is not supported yet"):
         Layout(tensor=2, **{field: 2})
@@ -64,6 +66,55 @@ def test_switches_are_true_or_false(field: str) -> None:
 def test_sequence_parallelism_needs_tensor_parallelism() -> None:
     with pytest.raises(LayoutError, match=r"layout.tensor=1; set layout.tensor=2 or more"):
         Layout(sequence=True)
+
+
+@given(LAYOUTS, st.integers(1, 4))
+def test_pipeline_processes_take_the_stages_in_turn(layout: Layout, virtual: int) -> None:
+    if layout.pipeline == 1:
+        return
+    interleaved = replace(layout, virtual_pipeline=virtual)
+    held = [interleaved.stages_of(process) for process in range(layout.pipeline)]
+    assert all(len(stages) == virtual for stages in held)
+    assert [stage for turn in zip(*held, strict=True) for stage in turn] == list(range(interleaved.stage_count))
+
+
+def test_interleaved_stages_need_several_pipeline_processes() -> None:
+    with pytest.raises(LayoutError, match=r"layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual"):
+        Layout(virtual_pipeline=2)
+
+
+@given(st.integers(2, 5), st.integers(1, 20))
+def test_interleaved_stages_take_microbatches_in_groups(pipeline: int, microbatches: int) -> None:
+    Layout(pipeline=pipeline).check_microbatches(microbatches)
+    layout = Layout(pipeline=pipeline, virtual_pipeline=2)
+    if microbatches % pipeline == 0:
+        layout.check_microbatches(microbatches)
+        return
+    with pytest.raises(LayoutError) as refused:
+        layout.check_microbatches(microbatches)
+    better = str(refused.value).partition("; make it ")[2].partition(" by")[0]
+    for number in better.split(" or "):
+        layout.check_microbatches(int(number))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((3, 5, 2), r"layout.stages=\[3, 5, 2\] has 3 numbers, but layout.pipeline=2 stages need one each; give 2"),
+        ((3, 0), r"layout.stages=\[3, 0\] must be auto, or a number of blocks of at least 1 .* such as \[3, 3\]"),
+        ("even", "layout.stages=even must be auto, or"),
+    ],
+)
+def test_each_stage_has_a_number_of_blocks(stages: Any, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        Layout(pipeline=2, stages=stages)
+
+
+def test_one_stage_cannot_be_divided() -> None:
+    with pytest.raises(
+        LayoutError, match=r"layout.stages=auto divides .* layout.pipeline=1; .* or leave layout.stages"
+    ):
+        Layout(stages="auto")
 
 
 @given(st.integers(2, 9), st.integers(1, 100))
@@ -110,7 +161,7 @@ def test_a_process_counts_only_the_cores_it_may_use() -> None:
 
 
 def test_layouts_and_launching_cost_no_heavy_import() -> None:
-    modules = ("layout", "stages", "environment", "launch", "rank_errors", "quiet")
+    modules = ("layout", "stages", "in_flight", "environment", "launch", "rank_errors", "quiet")
     imports = "; ".join(f"import eyas.parallel.{module}" for module in modules)
     heavy = "{'torch', 'megatron', 'lightning', 'hydra'} & sys.modules.keys()"
     done = subprocess.run(

@@ -49,9 +49,7 @@ def test_stages_begin_at_the_cuts_of_the_pattern_or_of_the_layout(layout: Layout
     marked = stages_of(stack(sum(lengths), tuple(starts[1:])), layout, 16)
     assert [stage.start for stage in marked] == starts
     if layout.stage_count > 1:
-        listed = Layout(
-            pipeline=layout.pipeline, virtual_pipeline=layout.virtual_pipeline, stages=tuple(lengths)
-        )
+        listed = Layout(pipeline=layout.pipeline, virtual_pipeline=layout.virtual_pipeline, stages=tuple(lengths))
         assert stages_of(stack(sum(lengths)), listed, 16) == marked
 
 
@@ -66,7 +64,7 @@ REFUSED = {
         "layout.pipeline=2 x layout.virtual_pipeline=2 = 4 stages cannot share 3 blocks; .* 3 stages or fewer",
     ),
     "other cuts than stages": (
-        stack(4, (1,)), Layout(pipeline=3), "1 pipeline cuts make 2 stages, but layout.pipeline=3 stages .* cut 2 times",
+        stack(4, (1,)), Layout(pipeline=3), "1 pipeline cuts make 2 stages, but layout.pipeline=3 stages .* 2 times",
     ),
     "a list that leaves blocks out": (
         stack(6), Layout(pipeline=2, stages=(2, 3)), r"layout.stages=\[2, 3\] divides 5 blocks, but the model has 6",
@@ -120,5 +118,7 @@ def test_stages_are_allowed_where_each_of_their_cuts_is(pattern: list[str], data
 def test_balance_cuts_only_where_the_blocks_allow_it() -> None:
     spec = model(["attend", "ffn", "ffn", "attend", "ffn", "ffn"], blocks=SHARED)
     assert stages_of(spec, Layout(pipeline=2, stages="auto"), 16) == [range(4), range(4, 6)]
-    with pytest.raises(LayoutError, match="layout.pipeline=4 stages need 3 cuts, but the blocks can be cut in 2 places"):
+    with pytest.raises(
+        LayoutError, match="layout.pipeline=4 stages need 3 cuts, but the blocks can be cut in 2 places"
+    ):
         stages_of(spec, Layout(pipeline=4, stages="auto"), 16)

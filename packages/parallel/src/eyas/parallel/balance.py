@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 
 def balanced_cuts(costs: Sequence[float], parts: int, places: Sequence[int]) -> tuple[int, ...]:

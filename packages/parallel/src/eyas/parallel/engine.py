@@ -72,9 +72,9 @@ class Engine:
         losses: Sequence[str] = (LOSS,),
         optimizer: OptimizerOptions | None = None,
     ) -> None:
-        """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding too, `meta_tokens` how much longer the model
-        makes the sequences that its stages send each other, and `losses` what the model reports. `optimizer` None makes
-        an engine that only evaluates."""
+        """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding
+        too, `meta_tokens` how much longer the model makes the sequences that its stages send each other, and `losses`
+        what the model reports. `optimizer` None makes an engine that only evaluates."""
         self.figures: Figures = {}
         self.model, self.layout = joined(stages), layout
         self.after_batch = AfterBatch(self.model, layout)

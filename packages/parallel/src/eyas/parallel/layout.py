@@ -124,8 +124,8 @@ class Layout:
         if self.virtual_pipeline > 1 and rest:
             below, above = microbatches - rest, microbatches - rest + self.pipeline
             raise LayoutError(
-                f"layout.virtual_pipeline={self.virtual_pipeline} works through microbatches in groups of layout.pipeline="
-                f"{self.pipeline}, but each replica has {microbatches} in a step; make it "
+                f"layout.virtual_pipeline={self.virtual_pipeline} works through microbatches in groups of "
+                f"layout.pipeline={self.pipeline}, but each replica has {microbatches} in a step; make it "
                 f"{f'{below} or ' if below else ''}{above} by another global batch or microbatch, or set "
                 "layout.virtual_pipeline=1"
             )

@@ -40,8 +40,8 @@ class StageModule(nn.Module):
 
 
 def joined(stages: Sequence[nn.Module]) -> nn.Module:
-    """A module that holds the weights of all of a rank's stages, for what does not ask which stage a weight is of. Names
-    are global, so containers of one name are joined and no weight's name is there twice."""
+    """A module that holds the weights of all of a rank's stages, for what does not ask which stage a weight is of.
+    Names are global, so containers of one name are joined and no weight's name is there twice."""
     if len(stages) == 1:
         return stages[0]
     together = nn.Module()

@@ -48,7 +48,8 @@ def listed_cuts(layout: Layout, blocks: int) -> tuple[int, ...]:
     total = sum(layout.stages)
     if total != blocks:
         raise LayoutError(
-            f"{layout.stages_listed} divides {total} blocks, but the model has {blocks}; make the numbers sum to {blocks}"
+            f"{layout.stages_listed} divides {total} blocks, but the model has {blocks}; make the numbers sum to "
+            f"{blocks}"
         )
     return tuple(sum(layout.stages[:stage]) for stage in range(1, len(layout.stages)))
 
@@ -57,8 +58,9 @@ def check_marks(layout: Layout, cuts: Sequence[int]) -> None:
     """Raises LayoutError where the pattern's `|` make another number of stages than the layout."""
     if len(cuts) != layout.stage_count - 1:
         raise LayoutError(
-            f"the pattern's {len(cuts)} pipeline cuts make {len(cuts) + 1} stages, but {layout.stages_asked} were asked "
-            f"for; make layout.pipeline x layout.virtual_pipeline = {len(cuts) + 1}, or cut {layout.stage_count - 1} times"
+            f"the pattern's {len(cuts)} pipeline cuts make {len(cuts) + 1} stages, but {layout.stages_asked} were "
+            f"asked for; make layout.pipeline x layout.virtual_pipeline = {len(cuts) + 1}, or cut "
+            f"{layout.stage_count - 1} times"
         )
 
 
@@ -73,7 +75,8 @@ def cheapest_cuts(spec: ModelSpec, layout: Layout, sequence_length: int) -> tupl
     places = allowed_cuts(spec.blocks)
     if len(places) < layout.stage_count - 1:
         raise LayoutError(
-            f"layout.stages=auto: {layout.stages_asked} need {layout.stage_count - 1} cuts, but the blocks can be cut in "
-            f"{len(places)} places, for shared blocks and what blocks read stay on one stage; make layout.pipeline smaller"
+            f"layout.stages=auto: {layout.stages_asked} need {layout.stage_count - 1} cuts, but the blocks can be cut "
+            f"in {len(places)} places, for shared blocks and what blocks read stay on one stage; make layout.pipeline "
+            "smaller"
         )
     return balanced_cuts(flops_in_place(spec, sequence_length), layout.stage_count, places)
