@@ -69,6 +69,12 @@ REFUSED = {
     "a list that leaves blocks out": (
         stack(6), Layout(pipeline=2, stages=(2, 3)), r"layout.stages=\[2, 3\] divides 5 blocks, but the model has 6",
     ),
+    "a list for other stages": (
+        stack(6), Layout(pipeline=2, stages=(1, 3, 2)), r"has 3 numbers, but layout.pipeline=2 stages .* give 2",
+    ),
+    "a list for one stage": (
+        stack(6), Layout(stages=(6,)), r"layout.stages=\[6\] divides .* layout.pipeline=1; .* leave layout.stages",
+    ),
     "a list beside cuts": (
         stack(4, (1,)), Layout(pipeline=2, stages=(2, 2)), r"layout.stages=\[2, 2\] and the 1 cuts .* leave one out",
     ),

@@ -49,7 +49,7 @@ class TrainingModule(LightningModule):
         self.stages = stages_here(self.spec, self.run.layout, self.dtype_, self.run.seed, length)
         self.model = joined(self.stages)
         if self.start is not None:
-            shards = checkpoint.sharded_weights(self.model, self.run.layout)
+            shards = checkpoint.sharded_weights(self.model)
             self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
 
     def make_engine(self, fitting: bool) -> Engine:
