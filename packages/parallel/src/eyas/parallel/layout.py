@@ -9,6 +9,9 @@ from typing import Literal, get_args
 from eyas.core.errors import LayoutError
 
 Dispatcher = Literal["alltoall", "allgather"]
+ContextOrder = Literal["zigzag", "contiguous"]
+ContextExchange = Literal["gather", "alltoall"]
+CHOICES = {"dispatcher": Dispatcher, "context_order": ContextOrder, "context_exchange": ContextExchange}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,12 @@ class Layout:
     """Interleaved stages on each pipeline process."""
     context: int = 1
     """Processes that share each sequence."""
+    context_order: ContextOrder = "zigzag"
+    """Which part of a sequence each of `context` processes has: `zigzag` an early piece and a late one, so that causal
+    attention is the same work for all; `contiguous` one piece."""
+    context_exchange: ContextExchange = "gather"
+    """How attention sees the whole sequence under `context`: `gather` all keys and values, or `alltoall` for a part of
+    the heads."""
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None
@@ -39,43 +48,61 @@ class Layout:
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name == "dispatcher":
-                if size not in get_args(Dispatcher):
-                    raise LayoutError(f"layout.dispatcher={size!r} must be one of {', '.join(get_args(Dispatcher))}")
+            if field.name in CHOICES:
+                choices = get_args(CHOICES[field.name])
+                if size not in choices:
+                    raise LayoutError(f"layout.{field.name}={size!r} must be one of {', '.join(choices)}")
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("virtual_pipeline", 1), ("context", 1), ("expert", 1), ("expert_tensor", None)):
+        for name, neutral in (("virtual_pipeline", 1), ("expert", 1), ("expert_tensor", None)):
             if getattr(self, name) not in (neutral, 1):
                 raise LayoutError(
                     f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
-                    "layout.pipeline or layout.data"
+                    "layout.pipeline, layout.context or layout.data"
                 )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
                 "set layout.tensor=2 or more, or layout.sequence=false"
             )
+        for name in ("context_order", "context_exchange"):
+            if self.context == 1 and getattr(self, name) != getattr(Layout, name):
+                raise LayoutError(
+                    f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
+                    "set layout.context=2 or more, or leave it out"
+                )
 
     @property
     def processes(self) -> int:
         """Processes that the layout needs."""
         return self.tensor * self.pipeline * self.context * self.data
 
+    @property
+    def context_pieces(self) -> int:
+        """Pieces that each sequence is cut into for the context-parallel processes."""
+        return self.context * (2 if self.context > 1 and self.context_order == "zigzag" else 1)
+
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
-        """Raises LayoutError where sequence parallelism cannot split sequences of this length behind the model's
-        `meta_tokens`."""
-        rest = (sequence_length + meta_tokens) % self.tensor
-        if self.sequence and rest:
-            behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
-            fitting = sequence_length + self.tensor - rest
-            unit = str(fitting) if meta_tokens else f"a multiple of {self.tensor} such as {fitting}"
-            raise LayoutError(
-                f"sequence length {sequence_length}{behind} cannot be split over layout.tensor={self.tensor} with "
-                f"layout.sequence=true; use {unit}, or layout.sequence=false"
-            )
+        """Raises LayoutError where context and sequence parallelism cannot split sequences of this length behind the
+        model's `meta_tokens`."""
+        shards = self.tensor if self.sequence else 1
+        unit = self.context_pieces * shards
+        rest = (sequence_length + meta_tokens) % unit
+        if not rest:
+            return
+        behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
+        fitting = sequence_length + unit - rest
+        use = str(fitting) if meta_tokens else f"a multiple of {unit} such as {fitting}"
+        parts = [f"layout.tensor={self.tensor} with layout.sequence=true"] if shards > 1 else []
+        parts += [f"the {self.context_pieces} pieces of layout.context={self.context}"] if self.context > 1 else []
+        remedy = "another layout.context" if self.context > 1 else "layout.sequence=false"
+        raise LayoutError(
+            f"sequence length {sequence_length}{behind} cannot be split over {' and '.join(parts)}; "
+            f"use {use}, or {remedy}"
+        )
 
     def check_batch(self, global_batch: int, microbatch: int) -> None:
         """Raises LayoutError where the sequences of a global batch do not fill whole microbatches on every replica."""
@@ -102,7 +129,7 @@ class Layout:
         if self.processes > available:
             raise LayoutError(
                 f"{self} needs {self.processes} processes, but {what} carries at most {available}; make layout.tensor, "
-                "layout.pipeline or layout.data smaller, or start the run under torchrun or SLURM on more machines"
+                "layout.pipeline, layout.context or layout.data smaller, or start the run under torchrun or SLURM on more machines"
             )
 
     def check_world(self, processes: int) -> None:
