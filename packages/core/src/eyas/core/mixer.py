@@ -87,7 +87,7 @@ class Pieces(Protocol):
 
     def before(self, x_SBC: Tensor, tokens: int) -> Tensor:
         """The last `tokens` rows of a tensor before each piece, (tokens, B, C), zero in front of the sequence: what a
-        convolution begins with. Differentiable."""
+        convolution begins with. So many rows from the ends of x are enough. Differentiable."""
         ...
 
     def carried(

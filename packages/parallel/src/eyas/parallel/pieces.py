@@ -44,18 +44,17 @@ class Pieces:
         return tuple(number * self.length for number in self.cut.numbers)
 
     def before(self, x_SBC: Tensor, tokens: int) -> Tensor:
-        """The last `tokens` inputs before each piece; the pieces' own ends are gathered, or all of them where a piece
-        is shorter than that."""
+        """The ends of all pieces are gathered: the last `tokens` of each, or all of them where pieces are shorter."""
         if tokens == 0:
             return x_SBC[:0]
         kept = min(tokens, self.length)
-        ends_JB = torch.stack(self._of_all(x_SBC[self.length - kept :]))
+        ends_JB = torch.stack(self._of_all(x_SBC[len(x_SBC) - kept :]))
         offsets = torch.arange(-tokens, 0, device=x_SBC.device)
         found = []
         for first in self.firsts:
             position = first + offsets
             inside = position.clamp(min=0)
-            piece, token = inside // self.length, inside % self.length - (self.length - kept)
+            piece, token = inside // self.length, (inside % self.length - (self.length - kept)).clamp(min=0)
             foreign_KB = (position < 0)[:, None]
             if self.whole_documents_SB is not None:
                 number_SB = self._document_numbers
