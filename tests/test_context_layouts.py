@@ -1,7 +1,7 @@
 """Ranks that share each sequence compute what one process computes."""
 
 import pytest
-from models import MIXERS, falcon_h1, holding, hymba, mixture, zamba2
+from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
@@ -25,3 +25,50 @@ KINDS = {"attention": ATTENTION, "window": WINDOW, "sink tokens": SINKING, "mamb
 @pytest.mark.parametrize("mixer", KINDS.values(), ids=KINDS.keys())
 def test_every_mixer_is_the_same_where_ranks_share_sequences(mixer, layout):
     assert_layout_changes_nothing(holding(mixer), layout, documents=True)
+
+
+COMBINED = {
+    "tensor and sequence": Layout(tensor=2, sequence=True, context=2),
+    "tensor alone": Layout(tensor=2, context=2, context_order="contiguous"),
+    "pipeline": Layout(pipeline=2, context=2),
+    "data": Layout(data=2, context=2, context_order="contiguous"),
+    "distributed optimizer": Layout(data=2, context=2, distributed_optimizer=True),
+    "distributed optimizer over context ranks alone": Layout(context=2, distributed_optimizer=True),
+}
+
+
+@pytest.mark.parametrize("layout", COMBINED.values(), ids=COMBINED.keys())
+def test_falcon_h1_with_a_tail_is_the_same_where_all_is_combined(layout):
+    assert_layout_changes_nothing(falcon_h1(depths=2, tied=True), layout, documents=layout.tensor == 1, microbatch=2)
+
+
+def test_falcon_h1_is_the_same_on_eight_ranks():
+    layout = Layout(tensor=2, sequence=True, pipeline=2, context=2)
+    assert_layout_changes_nothing(falcon_h1(), layout, documents=True)
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(context=2), Layout(context=4, context_order="contiguous"), COMBINED["tensor and sequence"]]
+)
+def test_meta_tokens_are_the_same(layout):
+    assert_layout_changes_nothing(hymba(), layout, sequence_length=20)
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout(context=2), COMBINED["tensor and sequence"], COMBINED["distributed optimizer"]]
+)
+@pytest.mark.parametrize("options", [BALANCED, PENALISED], ids=["balanced by bias", "by losses"])
+def test_a_mixture_is_the_same(options, layout):
+    assert_layout_changes_nothing(mixture(**options), layout, microbatch=2)
+
+
+def test_shared_blocks_are_the_same():
+    assert_layout_changes_nothing(zamba2(), Layout(context=2))
+
+
+@pytest.mark.parametrize("mixer", [ATTENTION, SINKING, MIXERS["mla"]], ids=["attention", "sink tokens", "mla"])
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+@pytest.mark.parametrize("documents", [False, True])
+def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order, documents):
+    layout = Layout(context=2, context_order=order, context_exchange="alltoall")
+    assert_layout_changes_nothing(holding(mixer), layout, documents=documents)

@@ -20,9 +20,7 @@ def rotation(
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(
-    x_SBHP: Tensor, base: float, first: int | tuple[int, ...] = 0, channels: int | None = None
-) -> Tensor:
+def rotate(x_SBHP: Tensor, base: float, first: int | tuple[int, ...] = 0, channels: int | None = None) -> Tensor:
     """Rotates the first `channels` (or all) of queries or keys (S, B, H, P) by their positions, from `first` on; pieces
     that stand side by side in the batch have one `first` each."""
     if isinstance(first, tuple):

@@ -38,9 +38,7 @@ class Context:
         from eyas.parallel import pieces
 
         own_SB = None if documents_BS is None else self.cut.own(documents_BS).t()
-        return replace(
-            self, documents_SB=own_SB, pieces=pieces.Pieces(self.cut, length, self.exchange, whole_SB)
-        )
+        return replace(self, documents_SB=own_SB, pieces=pieces.Pieces(self.cut, length, self.exchange, whole_SB))
 
     def own(self, rows_BS: Tensor) -> Tensor:
         """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
