@@ -3,7 +3,7 @@
 import pytest
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
-from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
+from eyas.layers.testing import assert_layout_changes_nothing
 from eyas.parallel.layout import Layout
 
 SHARED = {

@@ -192,7 +192,7 @@ class Mixer(nn.Module):
             raise ConfigError(f"{self.config.kind} cannot keep packed documents apart; choose another mixer, or unpack")
         if not self.config.carries_context and context.pieces is not None:
             raise ConfigError(
-                f"{self.config.kind} cannot share a sequence with other ranks; choose another mixer, or layout.context=1"
+                f"{self.config.kind} cannot share sequences with other ranks; choose another mixer, or layout.context=1"
             )
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:

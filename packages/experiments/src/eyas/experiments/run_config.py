@@ -168,8 +168,8 @@ def check_context(name: str, mixer: MixerConfig, layout: Layout) -> None:
     """Raises LayoutError where a layer cannot be trained by ranks that share sequences."""
     if not mixer.carries_context:
         raise LayoutError(
-            f"layout.context={layout.context}, but model.layers.{name} ({mixer.kind}) cannot share a sequence with other "
-            "ranks; choose another mixer or layout.context=1"
+            f"layout.context={layout.context}, but model.layers.{name} ({mixer.kind}) cannot share sequences with "
+            "other ranks; choose another mixer or layout.context=1"
         )
     if layout.context_exchange == "alltoall":
         try:

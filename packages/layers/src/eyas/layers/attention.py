@@ -188,15 +188,15 @@ class Attention(Mixer):
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         c, pieces = self.config, context.pieces
         q, k, v = self.project(x_SBD, first=0 if pieces is None else pieces.firsts)
-        sees = {"window": c.window, "sinks": c.sink_tokens or 0}
+        sinks = c.sink_tokens or 0
         if pieces is None:
-            y_SBHP = self.attend(q, k, v, visible(len(q), **sees, documents_SB=context.documents_SB, device=q.device))
+            y_SBHP = self.attend(q, k, v, visible(len(q), c.window, sinks, context.documents_SB, q.device))
         elif pieces.by_heads:
-            own_sinks = pieces.own_heads(self.sinks) if c.sinks else None
-            y_SBHP = by_heads(partial(self.attend, sinks_H=own_sinks), q, k, v, pieces, **sees)
+            read = partial(self.attend, sinks_H=pieces.own_heads(self.sinks) if c.sinks else None)
+            y_SBHP = by_heads(read, q, k, v, pieces, c.window, sinks)
         else:
             k, v = pieces.whole(torch.cat([k, v], dim=-1)).chunk(2, dim=-1)
-            y_SBHP = by_pieces(self.attend, q, k, v, pieces, **sees)
+            y_SBHP = by_pieces(self.attend, q, k, v, pieces, c.window, sinks)
         return self.output(y_SBHP)
 
     def project(self, x: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

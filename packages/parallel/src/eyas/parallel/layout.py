@@ -129,7 +129,8 @@ class Layout:
         if self.processes > available:
             raise LayoutError(
                 f"{self} needs {self.processes} processes, but {what} carries at most {available}; make layout.tensor, "
-                "layout.pipeline, layout.context or layout.data smaller, or start the run under torchrun or SLURM on more machines"
+                "layout.pipeline, layout.context or layout.data smaller, or start the run under torchrun or SLURM on "
+                "more machines"
             )
 
     def check_world(self, processes: int) -> None:
