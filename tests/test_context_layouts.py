@@ -54,9 +54,16 @@ def test_meta_tokens_are_the_same(layout):
     assert_layout_changes_nothing(hymba(), layout, sequence_length=20)
 
 
-@pytest.mark.parametrize(
-    "layout", [Layout(context=2), COMBINED["tensor and sequence"], COMBINED["distributed optimizer"]]
-)
+MIXTURES = {
+    "context alone": Layout(context=2),
+    "tensor and sequence": COMBINED["tensor and sequence"],
+    "experts over context ranks": Layout(context=2, expert=2),
+    "experts over tensor and context ranks": Layout(tensor=2, sequence=True, context=2, expert=4, expert_tensor=1),
+    "experts over context ranks and replicas": Layout(data=2, context=2, expert=4, context_order="contiguous"),
+}
+
+
+@pytest.mark.parametrize("layout", MIXTURES.values(), ids=MIXTURES.keys())
 @pytest.mark.parametrize("options", [BALANCED, PENALISED], ids=["balanced by bias", "by losses"])
 def test_a_mixture_is_the_same(options, layout):
     assert_layout_changes_nothing(mixture(**options), layout, microbatch=2)

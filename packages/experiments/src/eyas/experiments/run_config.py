@@ -121,7 +121,7 @@ def check(run: RunConfig) -> None:
         )
     for name, mixer in spec.layers.items():
         try:
-            mixer.check_tensor(spec.hidden_size, layout.tensor)
+            mixer.check_split(spec.hidden_size, layout.coordinates)
         except LayoutError as error:
             raise LayoutError(f"model.layers.{name}: {error}") from error
         if mixer.owns_tokens and layout.tensor > 1 and not layout.sequence:
@@ -142,10 +142,11 @@ def check(run: RunConfig) -> None:
             f"layout.context_exchange={layout.context_exchange} exchanges heads, but no layer of the model does that; "
             "leave it out"
         )
-    if layout.dispatcher != Layout.dispatcher and not any(mixer.owns_tokens for mixer in spec.layers.values()):
-        raise LayoutError(
-            f"layout.dispatcher={layout.dispatcher} sends tokens to experts, but the model has no mixture; leave it out"
-        )
+    if not any(mixer.owns_tokens for mixer in spec.layers.values()):
+        for field in ("dispatcher", "expert", "expert_tensor"):
+            value = getattr(layout, field)
+            if value != getattr(Layout, field):
+                raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
     stages_of(spec, layout.pipeline)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(

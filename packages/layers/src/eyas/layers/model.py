@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyas.core.errors import ConfigError
-from eyas.core.mixer import Placement, empty_parameter
+from eyas.core.mixer import empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
@@ -76,8 +76,7 @@ class HybridLM(nn.Module):
 
     def initialise(self, seed: int) -> HybridLM:
         """Draws the weights; a layout never changes them."""
-        place: Placement = self.context.place
-        initialise(self, seed, self.spec.init_std, place.tensor_rank, place.tensor)
+        initialise(self, seed, self.spec.init_std)
         return self
 
     def forward(

@@ -64,7 +64,7 @@ class Context:
 
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum over the ranks that hold the same unit of the weight's axis, differentiable."""
-        copies = weight.copies(self.place.tensor)
+        copies = weight.copies(self.place)
         if copies == 1:
             return partial
         from eyas.parallel import collectives, groups
@@ -87,7 +87,7 @@ class Context:
         """This rank's tokens, sent to their experts."""
         from eyas.parallel import experts
 
-        return experts.dispatch(x_sBD, routed, rule, self.dispatcher, shards=self.shards)
+        return experts.dispatch(x_sBD, routed, rule, self.dispatcher, self.place)
 
     @property
     def shards(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
+from eyas.core.weights import Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
 ContextOrder = Literal["zigzag", "contiguous"]
@@ -37,7 +38,8 @@ class Layout:
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None
-    """Tensor-parallel size inside experts; None means the same as `tensor`."""
+    """Tensor-parallel size inside experts; None means the same as `tensor`. Experts lie on the processes of a pipeline
+    stage in a grid of their own, `expert_tensor` x `expert` x as many replicas as remain."""
     data: int = 1
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
@@ -57,12 +59,11 @@ class Layout:
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("virtual_pipeline", 1), ("expert", 1), ("expert_tensor", None)):
-            if getattr(self, name) not in (neutral, 1):
-                raise LayoutError(
-                    f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
-                    "layout.pipeline, layout.context or layout.data"
-                )
+        if self.virtual_pipeline != 1:
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} is not supported yet; leave it out, and use "
+                "layout.pipeline"
+            )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
@@ -74,6 +75,27 @@ class Layout:
                     f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
                     "set layout.context=2 or more, or leave it out"
                 )
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        stage, grid = self.tensor * self.context * self.data, self.expert * self.inside_experts
+        if stage % grid:
+            inside = "tensor" if self.expert_tensor is None else "expert_tensor"
+            raise LayoutError(
+                f"layout.expert={self.expert} times layout.{inside}={self.inside_experts} is {grid}, which does not "
+                f"divide the {stage} processes of a pipeline stage (tensor x context x data); set "
+                "layout.expert_tensor=1, or change layout.expert or layout.data"
+            )
+
+    @property
+    def inside_experts(self) -> int:
+        """Processes that divide each expert."""
+        return self.tensor if self.expert_tensor is None else self.expert_tensor
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """The first process's place in the grids that weights are divided over."""
+        return Coordinates.of(self.tensor, self.expert, self.inside_experts)
 
     @property
     def processes(self) -> int:
