@@ -59,7 +59,8 @@ class Pieces:
             if self.whole_documents_SB is not None:
                 number_SB = self._document_numbers
                 foreign_KB = foreign_KB | (number_SB[inside] != number_SB[first])
-            found.append(ends_JB[piece, token].masked_fill(foreign_KB[..., None], 0.0))
+            last = ends_JB[piece, token]
+            found.append(last.masked_fill(foreign_KB.view(*foreign_KB.shape, *[1] * (last.dim() - 2)), 0.0))
         return torch.cat(found, dim=1)
 
     def carried(
