@@ -41,9 +41,11 @@ def print_dry_run(run: RunConfig) -> None:
     console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     processes = "process" if layout.processes == 1 else "processes"
+    ramp = run.trainer.batch_ramp
+    growth = f", from {ramp.start} by {ramp.increment} in the first {ramp.steps} steps" if ramp else ""
     console.print(
         f"{layout}: {layout.processes} {processes}; {run.trainer.max_steps} steps of {run.trainer.global_batch} "
-        f"sequences in {microbatches} microbatches per replica",
+        f"sequences in {microbatches} microbatches per replica{growth}",
         soft_wrap=True,
     )
     console.print(blocks_table(run, spec))

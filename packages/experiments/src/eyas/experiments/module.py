@@ -60,6 +60,7 @@ class TrainingModule(LightningModule):
             meta_tokens=self.spec.meta_tokens,
             losses=self.model.losses,
             optimizer=self.run.optimizer if fitting else None,
+            wide_gradients=self.run.trainer.gradients == "float32",
         )
         return self.engine
 
@@ -79,7 +80,8 @@ class TrainingModule(LightningModule):
         optimizer.step()
         updated, grad_norm = optimizer.optimizer.result
         seconds = time.perf_counter() - started
-        tokens = self.run.trainer.global_batch * self.run.data.sequence_length
+        batches, length = self.run.trainer.batches, self.run.data.sequence_length
+        tokens, samples = batches.at(step) * length, batches.before(step + 1)
         metrics = {
             **{f"train/{name}": loss for name, loss in losses.items()},
             "grad_norm": grad_norm,
@@ -87,7 +89,10 @@ class TrainingModule(LightningModule):
             "learning_rate": optimizer.optimizer.values[0],
             "weight_decay": optimizer.optimizer.values[1],
             "tokens_per_second": tokens / seconds,
-            "tflops": training_flops(self.spec, self.run.data.sequence_length) * tokens / seconds / 1e12,
+            "tflops": training_flops(self.spec, length) * tokens / seconds / 1e12,
+            "global_batch": float(batches.at(step)),
+            "samples": float(samples),
+            "tokens": float(samples * length),
             "step_seconds": seconds,
             "memory_gib": memory_gib(),
         }

@@ -71,10 +71,12 @@ class Engine:
         meta_tokens: int = 0,
         losses: Sequence[str] = (LOSS,),
         optimizer: OptimizerOptions | None = None,
+        wide_gradients: bool = True,
     ) -> None:
         """`tied` says that the last stage has the first one's embedding too, `meta_tokens` how much longer the model
         makes the sequences that its stages send each other, and `losses` what the model reports. `optimizer` None makes
-        an engine that only evaluates."""
+        an engine that only evaluates. `wide_gradients` adds up the gradients of bfloat16 weights in float32, over
+        microbatches and over replicas."""
         self.figures: Figures = {}
         self.after_batch = AfterBatch(model, layout)
         self.model, self.layout, self.tied = model, layout, tied
@@ -83,14 +85,19 @@ class Engine:
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
         gradients.mark(
-            model, layout, parallel_state.get_tensor_model_parallel_rank(), tied_copy=tied and last and not first
+            model,
+            layout,
+            parallel_state.get_tensor_model_parallel_rank(),
+            tied=tied and first != last,
+            tied_copy=tied and last and not first,
         )
         stage = StageModule(model, self.config, first=first, last=last, tied=tied)
         self.chunks: list[nn.Module] = [stage]
         self.optimizer = None
         if optimizer is not None:
-            sharded = DistributedDataParallelConfig(use_distributed_optimizer=layout.distributed_optimizer)
-            self.chunks = [DistributedDataParallel(self.config, sharded, stage)]
+            self.chunks = [DistributedDataParallel(self.config, buffers(stage, layout, dtype, wide_gradients), stage)]
+            if layout.overlap:
+                self.config.no_sync_func = self.chunks[0].no_sync
             self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
 
     def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:
@@ -188,6 +195,24 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
         gradient_accumulation_fusion=False,
         batch_p2p_comm=host.batches_messages(),
     )
+
+
+def buffers(
+    stage: nn.Module, layout: Layout, dtype: torch.dtype, wide_gradients: bool
+) -> DistributedDataParallelConfig:
+    """How gradients are kept and reduced over the replicas. Overlapped, they go in parts as the backward pass finishes
+    them: Megatron-Core's own parts of 40 million weights would leave a small model whole."""
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=wide_gradients and dtype.itemsize < torch.float32.itemsize,
+        overlap_grad_reduce=layout.overlap,
+        use_distributed_optimizer=layout.distributed_optimizer,
+        bucket_size=min(sum(p.numel() for p in stage.parameters()) // PARTS + 1, MOST_AT_ONCE),
+    )
+
+
+PARTS = 8
+MOST_AT_ONCE = 40_000_000
+"""Weights; Megatron-Core's `bucket_size` for up to 40 replicas."""
 
 
 def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]) -> Any:

@@ -15,17 +15,20 @@ from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import finalize_model_grads
 
 
-def mark(model: nn.Module, layout: Layout, tensor_rank: int, tied_copy: bool) -> None:
+def mark(model: nn.Module, layout: Layout, tensor_rank: int, tied: bool, tied_copy: bool) -> None:
     """Tells Megatron-Core which weights count once in the gradient norm: of several copies, the first rank's.
 
-    `tied_copy` says that this stage's embedding is a copy of the first stage's.
+    `tied` says that the first and the last stage have the same embedding, which the distributed optimizer must then
+    divide alike on both; `tied_copy` that this stage's is the copy.
     """
     for name, parameter in model.named_parameters():
         weight: Weight = parameter.declared  # type: ignore[attr-defined]
         split = weight.axis is not None and tensor_rank % weight.copies(layout.tensor) == 0
         parameter.tensor_model_parallel = split  # type: ignore[attr-defined]
-        if tied_copy and name.startswith("embedding."):
-            parameter.shared = True  # type: ignore[attr-defined]
+        if tied and name.startswith("embedding."):
+            parameter.shared_embedding = True  # type: ignore[attr-defined]
+            if tied_copy:
+                parameter.shared = True  # type: ignore[attr-defined]
 
 
 def finalize(model: Sequence[nn.Module], num_tokens: Tensor | None, layout: Layout, **options: Any) -> None:

@@ -9,6 +9,8 @@ from typing import Literal, get_args
 from eyas.core.errors import LayoutError
 
 Dispatcher = Literal["alltoall", "allgather"]
+OPTIONS = ("sequence", "distributed_optimizer", "overlap")
+"""Fields that are on or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Layout:
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
+    overlap: bool = False
+    """Reduce gradients over the replicas, part by part, while the last backward pass still computes others."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
 
@@ -53,6 +57,11 @@ class Layout:
                     f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
                     "layout.pipeline or layout.data"
                 )
+        if self.overlap and self.data == 1:
+            raise LayoutError(
+                "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
+                "layout.overlap=false"
+            )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
@@ -114,7 +123,7 @@ class Layout:
 
     def __str__(self) -> str:
         sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
-        options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
+        options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
         return f"layout of {', '.join([shape, *options])}"
 

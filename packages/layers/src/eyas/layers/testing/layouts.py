@@ -47,6 +47,8 @@ class Trial:
     documents: bool = False
     """Whether rows are packed from several documents."""
     seed: int = 0
+    dtype: torch.dtype = torch.float64
+    """Of weights and activations."""
     optimizer: OptimizerOptions = field(default_factory=lambda: OptimizerOptions(learning_rate=1e-2, clip_norm=0.0))
 
     @property
@@ -133,14 +135,13 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
     from eyas.parallel.engine import Engine
 
     groups.initialise(layout)
-    dtype = torch.float64
     spec = load_model(trial.model)
-    model = model_here(spec, layout, dtype, trial.seed)
+    model = model_here(spec, layout, trial.dtype, trial.seed)
     return Engine(
         model,
         layout,
         hidden_size=spec.hidden_size,
-        dtype=dtype,
+        dtype=trial.dtype,
         tied=spec.embeds_twice,
         meta_tokens=spec.meta_tokens,
         losses=model.losses,
