@@ -22,6 +22,7 @@ def layouts(draw, processes=4):
         pipeline=pipeline,
         data=data,
         distributed_optimizer=data > 1 and draw(st.booleans()),
+        overlap=data > 1 and draw(st.booleans()),
     )
 
 

@@ -87,8 +87,8 @@ class Windows:
 class TrainingBatches:
     """Endless training batches for Lightning, one for each step: `batches[step]` is this rank's share of it.
 
-    With a ramp the first batches are smaller. Iteration goes on where `load_state_dict` says. The length is the number of steps of the run: without one Lightning
-    fetches a batch ahead and a resumed run would miss it.
+    With a ramp the first batches are smaller. Iteration goes on where `load_state_dict` says. The length is the number
+    of steps of the run: without one Lightning fetches a batch ahead and a resumed run would miss it.
     """
 
     def __init__(self, windows: Windows, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:

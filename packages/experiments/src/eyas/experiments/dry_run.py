@@ -115,7 +115,7 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
             str(stage),
             f"{blocks.start}-{blocks.stop - 1}",
             f"{weights:,}",
-            f"{weights * bytes_per_weight(layout, element) / 2**20:,.1f}",
+            f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
             f"{kept / 2**20:,.1f}",
         )
     return table
@@ -133,9 +133,11 @@ def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     return matrix * (int(embedding) + int(head)) + meta + behind
 
 
-def bytes_per_weight(layout: Layout, element: int) -> float:
+def bytes_per_weight(run: RunConfig) -> float:
     """Weight, gradient and Adam's two moments, and float32 master weights where the weight is smaller; the optimizer's
     part divided among the replicas with the distributed optimizer."""
+    layout, element = run.layout, ELEMENT[run.trainer.precision]
     wide = max(element, 4)
+    gradient = max(element, ELEMENT[run.trainer.gradients])
     optimizer = 2 * wide + (4 if element < 4 else 0)
-    return element + wide + (optimizer / layout.data if layout.distributed_optimizer else optimizer)
+    return element + gradient + (optimizer / layout.data if layout.distributed_optimizer else optimizer)

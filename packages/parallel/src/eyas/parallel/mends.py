@@ -1,5 +1,5 @@
-"""Mends for Megatron-Core 0.16.1 on any device: checkpoints without helper processes, torch's own Adam, and weights kept
-in float32 among those of a lower precision.
+"""Mends for Megatron-Core 0.16.1 on any device: checkpoints without helper processes, and an
+optimizer's state saved whole with torch's own Adam, with weights kept in float32 and with gradients reduced in parts.
 
 With transformer-engine's or Apex's fused Adam the count of steps belongs to a group of weights. Torch's Adam counts for
 each weight, and the distributed optimizer (optimizer/distrib_optimizer.py) trips over that in three places: saving
@@ -8,14 +8,14 @@ into leaves that require gradients (line 946), and every weight is handed the sa
 per weight (line 825).
 
 The optimizer of bfloat16 weights saves the state of those alone (optimizer/optimizer.py): it looks its weights up among
-`float16_groups`, numbered from 0 (line 813), where the state counts all weights, and pairs the numbers of all weights of
-a group with the bfloat16 ones (line 827). A float32 weight among them, and the state has no place or another's. The
+`float16_groups`, numbered from 0 (line 813), where the state counts all weights, and pairs the numbers of all weights
+of a group with the bfloat16 ones (line 827). With a float32 weight among them the state has no place, or another's. The
 distributed optimizer notes the place of each weight in its group, and then puts the float32 ones first
 (optimizer/distrib_optimizer.py, line 442), so that it saves one weight's state as another's.
 
-Buffers that are reduced in several buckets, as overlapped ones are, and those of an embedding that two stages share, are
-padded at the end of each. What the distributed optimizer collects to save has that padding taken out (line 1116) and is
-then read at the padded places (line 1484), so that the weights of all buckets but the first get their neighbours' state.
+Gradients that are reduced in several buckets (overlapped ones, and that of an embedding that two stages share) are
+padded at the end of each. What the distributed optimizer collects to save has that padding taken out (line 1118) and is
+then read at the padded places (line 1501), so that weights in all buckets but the first get a neighbour's state.
 """
 
 from __future__ import annotations

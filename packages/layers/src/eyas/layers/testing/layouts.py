@@ -153,8 +153,8 @@ def microbatches_here(trial: Trial, layout: Layout, step: int) -> list[dict[str,
     """This replica's share of a step's global batch."""
     from eyas.parallel.engine import replica_here
 
-    replica, share = replica_here(), trial.global_batch // layout.data
-    rows = {name: tensor[replica * share : (replica + 1) * share] for name, tensor in trial.batch(step).items()}
+    replica = replica_here()
+    rows = {name: tensor.chunk(layout.data)[replica] for name, tensor in trial.batch(step).items()}
     parts = zip(*(tensor.split(trial.microbatch) for tensor in rows.values()), strict=True)
     return [dict(zip(rows, part, strict=True)) for part in parts]
 
