@@ -20,6 +20,13 @@ LAYOUTS = {
     "data": Layout(data=2),
     "distributed optimizer": Layout(data=2, distributed_optimizer=True),
     "tensor, sequence and pipeline": Layout(tensor=2, sequence=True, pipeline=2),
+    "expert": Layout(data=2, expert=2),
+    "expert and tensor": Layout(tensor=2, sequence=True, data=2, expert=2),
+    "folded": Layout(tensor=2, sequence=True, expert=2, expert_tensor=1),
+    "folded, all-gather": Layout(tensor=2, sequence=True, data=2, expert=4, expert_tensor=1, dispatcher="allgather"),
+    "folded the other way": Layout(data=4, expert=2, expert_tensor=2, distributed_optimizer=True),
+    "replicas inside a tensor group": Layout(tensor=2, sequence=True, expert_tensor=1),
+    "expert and pipeline": Layout(data=2, pipeline=2, expert=2),
 }
 
 

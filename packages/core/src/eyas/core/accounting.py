@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
-from eyas.core.weights import vocabulary_weight
+from eyas.core.weights import WHOLE, Coordinates, vocabulary_weight
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block's costs: on one of `tensor` ranks, but for what is said to be over all of them."""
+    """One block's costs: on a rank, but for what is said to be over all of them."""
 
     index: int
     layers: tuple[str, ...]
@@ -27,34 +27,34 @@ class BlockCost:
     """Decoding state of one sequence, over all ranks."""
 
 
-def block_parameters(spec: ModelSpec, block: BlockSpec, tensor: int = 1) -> int:
-    """Weights of one block on one of `tensor` ranks, without what a place of it adds: its norms and its mixers."""
+def block_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE) -> int:
+    """Weights of one block on a rank, without what a place of it adds: its norms and its mixers."""
     norms = block.input_width(spec.hidden_size) + block.norms_behind * spec.hidden_size
-    return norms + sum(spec.layers[name].parameters(spec.hidden_size, tensor) for name in block.layers)
+    return norms + sum(spec.layers[name].parameters(spec.hidden_size, at) for name in block.layers)
 
 
-def place_parameters(spec: ModelSpec, block: BlockSpec, tensor: int = 1) -> int:
-    """Weights that each place of a block adds, on one of `tensor` ranks: adapters and projection."""
+def place_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE) -> int:
+    """Weights that each place of a block adds, on a rank: adapters and projection."""
     adapters = block.adapters(spec.layers, spec.hidden_size).values()
-    shapes = [weight.but(shape=weight.local_shape(tensor)) for declared in adapters for weight in declared.values()]
+    shapes = [weight.but(shape=weight.local_shape(at)) for declared in adapters for weight in declared.values()]
     return block.options.projection * spec.hidden_size**2 + sum(weight.numel for weight in shapes)
 
 
-def new_parameters(spec: ModelSpec, tensor: int = 1) -> list[int]:
-    """Weights of each block on one of `tensor` ranks, a shared block's where it stands first."""
+def new_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> list[int]:
+    """Weights of each block on a rank, a shared block's where it stands first."""
     counted: set[str | None] = set()
     found = []
     for block in spec.blocks:
         again = block.options.shared and block.name in counted
         counted.add(block.name)
-        body = 0 if again else block_parameters(spec, block, tensor)
-        found.append(body + place_parameters(spec, block, tensor))
+        body = 0 if again else block_parameters(spec, block, at)
+        found.append(body + place_parameters(spec, block, at))
     return found
 
 
-def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
-    """Rows of the embedding that one of `tensor` ranks holds, padding included."""
-    return vocabulary_weight(spec.vocab_size, spec.hidden_size, tensor).local_shape(tensor)[0]
+def vocabulary_rows(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
+    """Rows of the embedding that a rank holds, padding included."""
+    return vocabulary_weight(spec.vocab_size, spec.hidden_size, at.tensor).local_shape(at)[0]
 
 
 def parameters(spec: ModelSpec) -> int:
@@ -74,11 +74,11 @@ def active_parameters(spec: ModelSpec) -> int:
     )
 
 
-def tail_parameters(spec: ModelSpec, tensor: int = 1) -> int:
-    """Weights of the multi-token-prediction tail on one of `tensor` ranks. Each depth that is not a repetition has
+def tail_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
+    """Weights of the multi-token-prediction tail on a rank. Each depth that is not a repetition has
     three norms, the matrix that joins embedding and hidden, and its blocks."""
     d = spec.hidden_size
-    blocks = sum(block_parameters(spec, block, tensor) for depth in spec.tail for block in depth)
+    blocks = sum(block_parameters(spec, block, at) for depth in spec.tail for block in depth)
     return len(spec.tail) * (3 * d + 2 * d * d) + blocks
 
 
@@ -125,21 +125,21 @@ def block_costs(
     *,
     sequence_length: int,
     microbatch: int,
-    tensor: int = 1,
+    at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
 ) -> list[BlockCost]:
-    """Every block's costs on one of `tensor` ranks where BlockCost says so, with elements of `element` bytes;
+    """Every block's costs on a rank where BlockCost says so, with elements of `element` bytes;
     `sequence` says that the ranks split the residual stream along the sequence."""
-    shares = tensor if sequence else 1
-    counts = new_parameters(spec, tensor)
+    shares = at.tensor if sequence else 1
+    counts = new_parameters(spec, at)
     return [
         BlockCost(
             index=index,
             layers=(block.name,) if block.name else block.layers,
             parameters=counts[index],
             forward_flops=block_flops(spec, block, sequence_length),
-            activation_bytes=block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element),
+            activation_bytes=block_activation_bytes(spec, block, sequence_length, microbatch, at, shares, element),
             state_bytes=block_state_bytes(spec, block, sequence_length, element),
         )
         for index, block in enumerate(spec.blocks)
@@ -147,20 +147,20 @@ def block_costs(
 
 
 def block_activation_bytes(
-    spec: ModelSpec, block: BlockSpec, sequence_length: int, microbatch: int, tensor: int, shares: int, element: int
+    spec: ModelSpec, block: BlockSpec, sequence_length: int, microbatch: int, at: Coordinates, shares: int, element: int
 ) -> float:
-    """What one of `tensor` ranks keeps of a block for the backward pass: its norm's part, its mixers'; what norms
+    """What a rank keeps of a block for the backward pass: its norm's part, its mixers'; what norms
     behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream."""
     d, length = spec.hidden_size, sequence_length + spec.meta_tokens
     tokens = length * microbatch
     kept = norm_bytes(block.input_width(d), tokens, shares, element)
-    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, tensor) for name in block.layers)
+    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, at) for name in block.layers)
     kept += block.norms_behind * read_bytes(d, tokens, element) / shares
     kept += block.options.projection * tokens * d * element / shares
     for layer, groups in block.options.adapters.items():
         weights = spec.layers[layer].weights(d)
         adapted = [weights[name] for group in groups for name in group.split("+")]
-        kept += sum(weight.but(shape=weight.local_shape(tensor)).numel for weight in adapted) * element
+        kept += sum(weight.but(shape=weight.local_shape(at)).numel for weight in adapted) * element
     return kept
 
 
@@ -169,7 +169,7 @@ def loss_bytes(
     *,
     sequence_length: int,
     microbatch: int,
-    tensor: int = 1,
+    at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
 ) -> float:
@@ -177,8 +177,8 @@ def loss_bytes(
     the softmax in at least float32, and which entry each label chose (an index and two marks)."""
     tokens = sequence_length * microbatch
     all_tokens = (sequence_length + spec.meta_tokens) * microbatch
-    own = norm_bytes(spec.hidden_size, all_tokens, tensor if sequence else 1, element)
-    return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
+    own = norm_bytes(spec.hidden_size, all_tokens, at.tensor if sequence else 1, element)
+    return own + tokens * (vocabulary_rows(spec, at) * max(element, 4) + 8 + 2)
 
 
 def tail_bytes(
@@ -186,7 +186,7 @@ def tail_bytes(
     *,
     sequence_length: int,
     microbatch: int,
-    tensor: int = 1,
+    at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
 ) -> float:
@@ -194,15 +194,15 @@ def tail_bytes(
     beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
     where the norm need not widen it and no gathered copy is what the head reads."""
     d, tokens, wide = spec.hidden_size, sequence_length * microbatch, max(element, 4)
-    shares = tensor if sequence else 1
+    shares = at.tensor if sequence else 1
     starts_anew = element < wide or shares > 1
     norms = d * (wide + starts_anew * wide + 2 * element) + 2 * wide
     joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
     loss = loss_bytes(
-        spec, sequence_length=sequence_length, microbatch=microbatch, tensor=tensor, sequence=sequence, element=element
+        spec, sequence_length=sequence_length, microbatch=microbatch, at=at, sequence=sequence, element=element
     )
     blocks = sum(
-        block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element)
+        block_activation_bytes(spec, block, sequence_length, microbatch, at, shares, element)
         for depth in spec.depths
         for block in depth
     )

@@ -6,6 +6,7 @@ import torch
 
 from eyas.core.model import ModelSpec
 from eyas.layers.model import HybridLM, Stage
+from eyas.parallel.branches import check_split
 from eyas.parallel.engine import context_here, stage_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
@@ -13,7 +14,8 @@ from eyas.parallel.stages import stages_of
 
 def model_here(spec: ModelSpec, layout: Layout, dtype: torch.dtype, seed: int) -> HybridLM:
     """This rank's stage of the model and its share of every weight, drawn from `seed`; after
-    `groups.initialise(layout)`. Raises LayoutError where the blocks cannot be cut into the layout's stages."""
+    `groups.initialise(layout)`. Raises LayoutError where the layout cannot divide it."""
+    check_split(spec, layout)
     here = stage_here()
     blocks = stages_of(spec, layout.pipeline)[here]
     stage = Stage(blocks, first=here == 0, last=here == layout.pipeline - 1)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from hypothesis import reject
 from torch import Tensor
 
+from eyas.core.weights import Coordinates
 from eyas.layers.testing.case import RANKS, Case
 from eyas.layers.testing.compare import TOLERANCE, assert_close
 from eyas.layers.testing.layouts import (
@@ -73,7 +74,7 @@ def layout(case: Case, kind: str, drawn: bool) -> Layout:
     if not several:
         if drawn:
             reject()
-        case.config.check_tensor(case.hidden_size, RANKS[1])
+        case.config.check_split(case.hidden_size, Coordinates.of(RANKS[1]))
     return Layout(tensor=several[0], sequence=kind == "tensor and sequence" or case.config.owns_tokens)
 
 
@@ -84,10 +85,10 @@ def save_here(trial: Trial, layout: Layout, path: Path) -> tuple[Weights, Weight
     """One rank's part: trains a step, saves and trains another; rank 0 returns the weights after each."""
     engine = engine_here(trial, layout)
     step_here(engine, trial, layout, 0)
-    saved = whole_weights(engine.model, layout)
+    saved = whole_weights(engine.model)
     checkpoint.save(engine.sharded_state(loading=False), path)
     step_here(engine, trial, layout, 1)
-    after = whole_weights(engine.model, layout)
+    after = whole_weights(engine.model)
     return (saved, after) if dist.get_rank() == 0 else None
 
 
@@ -101,9 +102,9 @@ def load_here(trial: Trial, layout: Layout, path: Path) -> tuple[Weights, Weight
     assert engine.optimizer is not None
     engine.model.load_state_dict(state["model"])
     engine.optimizer.load_state_dict(state["optimizer"])
-    loaded = whole_weights(engine.model, layout)
+    loaded = whole_weights(engine.model)
     step_here(engine, trial, layout, 1)
-    after = whole_weights(engine.model, layout)
+    after = whole_weights(engine.model)
     return (loaded, after) if dist.get_rank() == 0 else None
 
 
