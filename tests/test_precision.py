@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import MIXERS, falcon_h1, holding, mixture
 
-from eyas.core.mixer import declared_tensors
+from eyas.core.mixer import held
 from eyas.layers.norm import RMSNorm
 from eyas.layers.testing import Trial, run
 from eyas.layers.testing.layouts import engine_here, microbatches_here
@@ -23,6 +23,7 @@ LAYOUTS = {
     "pipeline": Layout(pipeline=2),
     "data": Layout(data=2),
     "distributed optimizer": Layout(data=2, distributed_optimizer=True),
+    "experts": Layout(tensor=2, sequence=True, data=2, expert=2, distributed_optimizer=True, overlap=True),
     "three at once": Layout(tensor=2, pipeline=2, data=2, distributed_optimizer=True, overlap=True),
 }
 SEVERAL = {name: layout for name, layout in LAYOUTS.items() if layout.processes > 1}
@@ -66,7 +67,7 @@ def dtypes_here(trial, layout):
     if stage.received is not None:
         found.append(("received activations", stage.received.dtype, NARROW))
     engine.update(1e-3, 0.1)
-    for name, tensor, weight in declared_tensors(engine.model):
+    for name, tensor, weight, _ in held(engine.model):
         found.append((name, tensor.dtype, WIDE if weight.float32 else NARROW))
         if weight.trained:
             found.append((f"gradient of {name}", tensor.main_grad.dtype, WIDE))
@@ -81,12 +82,17 @@ def dtypes_here(trial, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_what_is_narrow_and_what_is_wide(layout):
-    model = falcon_h1() | {"pattern": ["ssm+attn", "ffn", "moe"]}
-    model["layers"]["moe"] = {**mixture()["layers"]["moe"], "score": "sigmoid", "selection_bias_rate": 0.01}
-    model = model if layout.sequence or layout.tensor == 1 else falcon_h1()
+    model = with_experts() if layout.sequence or layout.tensor == 1 else falcon_h1()
     for found in pool(layout.processes).run(all_here, dtypes_here, trial(model), layout)[0]:
         assert len(found) > 50
         assert [entry for entry in found if entry[1] != entry[2]] == []
+
+
+def with_experts():
+    """A Falcon-H1 whose router is balanced by a bias."""
+    model = falcon_h1() | {"pattern": ["ssm+attn", "ffn", "moe"]}
+    model["layers"]["moe"] = {**mixture()["layers"]["moe"], "score": "sigmoid", "selection_bias_rate": 0.01}
+    return model
 
 
 def all_here(function, *arguments):
@@ -148,6 +154,8 @@ PAIRS = {
     "one process": (Layout(), Layout()),
     "distributed optimizer": (SEVERAL["distributed optimizer"], SEVERAL["distributed optimizer"]),
     "three at once": (SEVERAL["three at once"], SEVERAL["three at once"]),
+    "experts": (SEVERAL["experts"], SEVERAL["experts"]),
+    "to one process from experts": (SEVERAL["experts"], Layout(distributed_optimizer=True)),
     "to tensor parallelism": (Layout(), SEVERAL["tensor and sequence"]),
     "to a pipeline": (Layout(), SEVERAL["pipeline"]),
     "to other replicas": (SEVERAL["distributed optimizer"], Layout(tensor=2, distributed_optimizer=True)),
@@ -156,8 +164,9 @@ PAIRS = {
 
 @pytest.mark.parametrize(("saved", "loaded"), PAIRS.values(), ids=PAIRS.keys())
 def test_training_goes_on_from_a_checkpoint(tmp_path: Path, saved, loaded):
-    before, expected = pool(saved.processes).run(save_here, trial(), saved, tmp_path / "step-1")[0]
-    after, actual = pool(loaded.processes).run(load_here, trial(), loaded, tmp_path / "step-1")[0]
+    short = trial(with_experts() if saved.expert > 1 else None)
+    before, expected = pool(saved.processes).run(save_here, short, saved, tmp_path / "step-1")[0]
+    after, actual = pool(loaded.processes).run(load_here, short, loaded, tmp_path / "step-1")[0]
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     for name, weight in expected.items():
