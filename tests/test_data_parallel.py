@@ -88,6 +88,26 @@ def test_state_in_several_parts_is_saved_and_loaded(tmp_path, model, name):
         assert (alone[weight] - value).abs().max() <= 1e-4 * value.abs().max(), weight
 
 
+OTHER = {
+    "to the distributed optimizer": (falcon_h1(), Layout(), Layout(data=2, distributed_optimizer=True), torch.float32),
+    "from the distributed optimizer": (falcon_h1(), OVERLAPPED["pipeline"], Layout(), torch.float32),
+    "from a stage without experts": (
+        mixture(repeat=1) | {"pattern": ["ssm", "moe", "|", "attn"]}, Layout(pipeline=2), Layout(), torch.float64,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "saved", "loaded", "dtype"), OTHER.values(), ids=OTHER.keys())
+def test_training_goes_on_with_another_of_the_optimizers(tmp_path, model, saved, loaded, dtype):
+    trial = Trial(model=model, dtype=dtype)
+    before, expected = pool(saved.processes).run(save_here, trial, saved, tmp_path / "step-1")[0]
+    after, actual = pool(loaded.processes).run(load_here, trial, loaded, tmp_path / "step-1")[0]
+    for weight, value in expected.items():
+        assert torch.equal(after[weight], before[weight]), weight
+        tolerance = {torch.float32: 1e-4, torch.float64: 1e-8}[dtype]
+        assert (actual[weight] - value).abs().max() <= tolerance * value.abs().max(), weight
+
+
 DETERMINED = {
     "one process": Layout(),
     "tensor": Layout(tensor=2, sequence=True),

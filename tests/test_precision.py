@@ -155,6 +155,8 @@ PAIRS = {
     "distributed optimizer": (SEVERAL["distributed optimizer"], SEVERAL["distributed optimizer"]),
     "three at once": (SEVERAL["three at once"], SEVERAL["three at once"]),
     "experts": (SEVERAL["experts"], SEVERAL["experts"]),
+    "to the distributed optimizer": (Layout(), SEVERAL["distributed optimizer"]),
+    "from the distributed optimizer": (SEVERAL["distributed optimizer"], Layout()),
     "to one process from experts": (SEVERAL["experts"], Layout(distributed_optimizer=True)),
     "to tensor parallelism": (Layout(), SEVERAL["tensor and sequence"]),
     "to a pipeline": (Layout(), SEVERAL["pipeline"]),

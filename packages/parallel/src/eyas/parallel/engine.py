@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
-from eyas.parallel import checkpoint, gradients, host
+from eyas.parallel import checkpoint, gradients, host, optimizer_state
 from eyas.parallel.after_batch import AfterBatch, Figures
 from eyas.parallel.context import Context
 from eyas.parallel.layout import Layout
@@ -23,6 +23,7 @@ from eyas.parallel.megatron import (
     OptimizerConfig,
     ParamKey,
     ParamPredicate,
+    ShardedTensor,
     TransformerConfig,
     get_forward_backward_func,
     get_megatron_optimizer,
@@ -131,15 +132,21 @@ class Engine:
 
     def sharded_state(self, *, loading: bool) -> dict[str, Any]:
         """This rank's weights and optimizer state as parts of whole tensors, to save or to load into."""
+        weights = self._sharded_weights()
+        state: dict[str, Any] = {"model": weights}
+        if self.optimizer is not None:
+            state["optimizer"] = optimizer_state.sharded(self.optimizer, weights, loading=loading)
+        return state
+
+    def load_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Takes over the optimizer's part of a loaded `sharded_state`, after the model has taken over its own."""
+        optimizer_state.load(self.optimizer, self._sharded_weights(), state)
+
+    def _sharded_weights(self) -> dict[str, ShardedTensor]:
         tied_copy = (
             self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
         )
-        weights = checkpoint.sharded_weights(self.model, tied_copy=tied_copy)
-        state: dict[str, Any] = {"model": weights}
-        if self.optimizer is not None:
-            metadata = checkpoint.DISTRIBUTED_OPTIMIZER if self.layout.distributed_optimizer else None
-            state["optimizer"] = self.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata)
-        return state
+        return checkpoint.sharded_weights(self.model, tied_copy=tied_copy)
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> list[Tensor]:
         batch, sequence = microbatches[0]["tokens"].shape
