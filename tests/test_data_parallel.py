@@ -7,8 +7,8 @@ import torch
 from models import falcon_h1, mixture
 
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
+from eyas.layers.testing.checkpoints import load_here, save_here
 from eyas.layers.testing.layouts import engine_here, microbatches_here
-from eyas.layers.testing.shards import load_here, save_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.pool import pool
 

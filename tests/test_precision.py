@@ -10,8 +10,8 @@ from models import MIXERS, falcon_h1, holding, mixture
 from eyas.core.mixer import held
 from eyas.layers.norm import RMSNorm
 from eyas.layers.testing import Trial, run
+from eyas.layers.testing.checkpoints import load_here, save_here
 from eyas.layers.testing.layouts import engine_here, microbatches_here
-from eyas.layers.testing.shards import load_here, save_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.pool import pool
