@@ -77,6 +77,19 @@ def test_averaged_branches_and_meta_tokens_are_the_same_under_every_kind_of_layo
     assert_layout_changes_nothing(hymba(), FIXED[name])
 
 
+@pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline", "tensor and data"])
+def test_dropout_is_the_same_under_every_kind_of_layout(name):
+    assert_layout_changes_nothing(falcon_h1(depths=1) | {"dropout": 0.3}, FIXED[name])
+    if name == "tensor and sequence":
+        assert_layout_changes_nothing(hymba() | {"dropout": 0.3}, FIXED[name])
+
+
+def test_dropout_of_microbatches_is_that_of_the_batch():
+    model = falcon_h1() | {"dropout": 0.3}
+    whole, parts = (Trial(model=model, global_batch=4, microbatch=size) for size in (4, 1))
+    assert_equal_outcomes(run(parts, Layout()), run(whole, Layout()), whole, Layout())
+
+
 def test_shared_blocks_may_all_stand_on_the_first_stage():
     model = zamba2(repeat=1, pattern=["attend", "think", "ssm", "attend", "think", "ssm", "|", "ssm", "ssm"])
     assert_layout_changes_nothing(model, Layout(tensor=2, sequence=True, pipeline=2))

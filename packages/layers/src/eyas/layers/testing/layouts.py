@@ -67,6 +67,10 @@ class Trial:
         batch = {"tokens": tokens, "labels": labels}
         if self.documents:
             batch["documents"] = (torch.rand(shape, generator=draw) < 0.2).long().cumsum(1)
+        if self.model.get("dropout"):
+            from eyas.layers.dropout import token_seeds
+
+            batch["seeds"] = token_seeds(self.seed, step * self.global_batch, *shape)
         return batch
 
 
