@@ -203,6 +203,12 @@ def test_a_bfloat16_run_is_continued_and_started_from(place, ramped):
     assert losses(folder)[0] < losses(ramped)[0] - 0.2, "it starts from the trained weights"
 
 
+def test_dropout_draws_the_same_under_any_layout(place):
+    short = ["model.dropout=0.2", "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
+    alone, several = (losses(train(place, f"dropout{n}", *short, f"layout.data={n}")) for n in (1, 2))
+    assert max(abs(a - e) / e for a, e in zip(several, alone, strict=True)) < 1e-5
+
+
 def test_a_sweep_goes_on_after_a_failed_job_and_results_tell_of_it(place):
     short = [*SMALL, "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
     arguments = ["data.files=text*.txt", *short, "name=sweep", "layout.tensor=1,3", "seed=1,2"]

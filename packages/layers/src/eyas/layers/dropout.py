@@ -68,7 +68,8 @@ class _Drop(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return dropped(gradient, *ctx.saved_tensors, ctx.block, ctx.rate), None, None, None
+        (seeds,) = ctx.saved_tensors
+        return dropped(gradient, seeds, ctx.block, ctx.rate), None, None, None
 
 
 def dropped(x_sBD: Tensor, seeds_sB: Tensor, block: int, rate: float) -> Tensor:
