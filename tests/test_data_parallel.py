@@ -16,6 +16,7 @@ OVERLAPPED = {
     "data": Layout(data=2, overlap=True),
     "distributed optimizer": Layout(data=2, distributed_optimizer=True, overlap=True),
     "pipeline": Layout(pipeline=2, data=2, distributed_optimizer=True, overlap=True),
+    "interleaved": Layout(pipeline=2, virtual_pipeline=2, data=2, distributed_optimizer=True, overlap=True),
     "tensor": Layout(tensor=2, sequence=True, data=2, overlap=True),
 }
 UNEVEN = falcon_h1(tied=True, vocab=300, repeat=1)

@@ -24,6 +24,7 @@ LAYOUTS = {
     "data": Layout(data=2),
     "distributed optimizer": Layout(data=2, distributed_optimizer=True),
     "experts": Layout(tensor=2, sequence=True, data=2, expert=2, distributed_optimizer=True, overlap=True),
+    "interleaved": Layout(pipeline=2, virtual_pipeline=2, data=2, distributed_optimizer=True, overlap=True),
     "three at once": Layout(tensor=2, pipeline=2, data=2, distributed_optimizer=True, overlap=True),
 }
 SEVERAL = {name: layout for name, layout in LAYOUTS.items() if layout.processes > 1}

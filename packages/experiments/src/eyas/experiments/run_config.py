@@ -130,11 +130,12 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
-    layout.check_batch(trainer.global_batch, trainer.microbatch)
     for size in trainer.batches.all:
         try:
-            layout.check_batch(size, trainer.microbatch)
+            layout.check_microbatches(layout.microbatches(size, trainer.microbatch))
         except LayoutError as error:
+            if size == trainer.global_batch:
+                raise
             raise LayoutError(f"a stage of trainer.batch_ramp: {error}") from error
     layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
     if run.data.isolate_documents and spec.meta_tokens:
@@ -159,7 +160,7 @@ def check(run: RunConfig) -> None:
             if value != getattr(Layout, field):
                 raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
     check_split(spec, layout)
-    stages_of(spec, layout.pipeline)
+    stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "

@@ -30,7 +30,7 @@ from eyas.parallel.megatron import (
     parallel_state,
 )
 from eyas.parallel.options import OptimizerOptions
-from eyas.parallel.stage import StageModule
+from eyas.parallel.stage import StageModule, joined
 
 Batch = Mapping[str, Tensor]
 """A microbatch's tensors by name, each (B, S)."""
@@ -57,9 +57,9 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
     return Context(place, layout.sequence, layout.dispatcher)
 
 
-def stage_here() -> int:
-    """This rank's pipeline stage."""
-    return int(parallel_state.get_pipeline_model_parallel_rank())
+def stages_here(layout: Layout) -> range:
+    """Numbers of this rank's pipeline stages."""
+    return layout.stages_of(parallel_state.get_pipeline_model_parallel_rank())
 
 
 def replica_here() -> int:
@@ -68,11 +68,11 @@ def replica_here() -> int:
 
 
 class Engine:
-    """Trains and evaluates this rank's stage of a model. Every rank of the layout makes one and calls it alike."""
+    """Trains and evaluates this rank's stages of a model. Every rank of the layout makes one and calls it alike."""
 
     def __init__(
         self,
-        model: nn.Module,
+        stages: Sequence[nn.Module],
         layout: Layout,
         *,
         hidden_size: int,
@@ -83,25 +83,30 @@ class Engine:
         optimizer: OptimizerOptions | None = None,
         wide_gradients: bool = True,
     ) -> None:
-        """`tied` says that the last stage has the first one's embedding too, `meta_tokens` how much longer the model
-        makes the sequences that its stages send each other, and `losses` what the model reports. `optimizer` None makes
-        an engine that only evaluates. `wide_gradients` adds up the gradients of bfloat16 weights in float32, over
-        microbatches and over replicas."""
+        """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding
+        too, `meta_tokens` how much longer the model makes the sequences that its stages send each other, and `losses`
+        what the model reports. `optimizer` None makes an engine that only evaluates. `wide_gradients` adds
+        up the gradients of bfloat16 weights in float32, over microbatches and over replicas."""
         self.figures: Figures = {}
-        self.after_batch = AfterBatch(model, layout)
-        self.model, self.layout, self.tied = model, layout, tied
+        self.model, self.layout = joined(stages), layout
+        self.after_batch = AfterBatch(self.model, layout)
         self.meta_tokens, self.losses = meta_tokens, losses
-        first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
+        numbers, end = stages_here(layout), layout.stage_count - 1
+        self.tied_copy = tied and numbers[-1] == end > 0
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
-        gradients.mark(model, tied=tied and first != last, tied_copy=tied and last and not first)
-        stage = StageModule(model, self.config, first=first, last=last, tied=tied)
-        self.chunks: list[nn.Module] = [stage]
+        gradients.mark(self.model, tied=tied and end > 0, tied_copy=self.tied_copy)
+        self.chunks: list[nn.Module] = [
+            StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
+            for number, stage in zip(numbers, stages, strict=True)
+        ]
         self.optimizer = None
         if optimizer is not None:
-            self.chunks = [DistributedDataParallel(self.config, buffers(stage, layout, dtype, wide_gradients), stage)]
+            how = buffers(self.model, layout, dtype, wide_gradients)
+            self.chunks = [DistributedDataParallel(self.config, how, chunk) for chunk in self.chunks]
             if layout.overlap:
-                self.config.no_sync_func = self.chunks[0].no_sync
+                within = [chunk.no_sync for chunk in self.chunks]
+                self.config.no_sync_func = within if len(within) > 1 else within[0]
             self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
 
     def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:
@@ -132,7 +137,7 @@ class Engine:
 
     def sharded_state(self, *, loading: bool) -> dict[str, Any]:
         """This rank's weights and optimizer state as parts of whole tensors, to save or to load into."""
-        weights = self._sharded_weights()
+        weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
         state: dict[str, Any] = {"model": weights}
         if self.optimizer is not None:
             state["optimizer"] = optimizer_state.sharded(self.optimizer, weights, loading=loading)
@@ -140,19 +145,17 @@ class Engine:
 
     def load_optimizer(self, state: Mapping[str, Any]) -> None:
         """Takes over the optimizer's part of a loaded `sharded_state`, after the model has taken over its own."""
-        optimizer_state.load(self.optimizer, self._sharded_weights(), state)
-
-    def _sharded_weights(self) -> dict[str, ShardedTensor]:
-        tied_copy = (
-            self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
-        )
-        return checkpoint.sharded_weights(self.model, tied_copy=tied_copy)
+        weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
+        optimizer_state.load(self.optimizer, weights, state)
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> list[Tensor]:
+        self.layout.check_microbatches(len(microbatches))
         batch, sequence = microbatches[0]["tokens"].shape
-        return get_forward_backward_func()(
+        iterators = [iter(microbatches) for _ in self.chunks]
+        schedule = get_forward_backward_func(self.layout.pipeline, self.config.virtual_pipeline_model_parallel_size)
+        return schedule(
             forward_step_func=forward_step,
-            data_iterator=iter(microbatches),
+            data_iterator=iterators,
             model=self.chunks,
             num_microbatches=len(microbatches),
             seq_length=sequence + self.meta_tokens,
@@ -189,13 +192,18 @@ def sum_loss(labels_BS: Tensor, losses: Tensor | Losses) -> tuple[Tensor, Tensor
 
 
 def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> TransformerConfig:
-    """What schedules, data-parallel buffers and finalization read; the model itself is ours."""
+    """What schedules, data-parallel buffers and finalization read; the model itself is ours.
+
+    Interleaved stages send as soon as they are done and wait only for what they need next, one message at a time.
+    """
+    interleaved = layout.virtual_pipeline > 1
     return TransformerConfig(
-        num_layers=layout.pipeline,
+        num_layers=layout.stage_count,
         hidden_size=hidden_size,
         num_attention_heads=layout.tensor,
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
         sequence_parallel=layout.sequence,
         pipeline_dtype=dtype,
         params_dtype=dtype,
@@ -203,12 +211,13 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
         calculate_per_token_loss=True,
         use_cpu_initialization=True,
         gradient_accumulation_fusion=False,
-        batch_p2p_comm=host.batches_messages(),
+        overlap_p2p_comm=interleaved,
+        batch_p2p_comm=host.batches_messages() and not interleaved,
     )
 
 
 def buffers(
-    stage: nn.Module, layout: Layout, dtype: torch.dtype, wide_gradients: bool
+    model: nn.Module, layout: Layout, dtype: torch.dtype, wide_gradients: bool
 ) -> DistributedDataParallelConfig:
     """How gradients are kept and reduced over the replicas. Overlapped, they go in parts as the backward pass finishes
     them: Megatron-Core's own parts of 40 million weights would leave a small model whole."""
@@ -216,7 +225,7 @@ def buffers(
         grad_reduce_in_fp32=wide_gradients and dtype.itemsize < torch.float32.itemsize,
         overlap_grad_reduce=layout.overlap,
         use_distributed_optimizer=layout.distributed_optimizer,
-        bucket_size=min(sum(p.numel() for p in stage.parameters()) // PARTS + 1, MOST_AT_ONCE),
+        bucket_size=min(sum(p.numel() for p in model.parameters()) // PARTS + 1, MOST_AT_ONCE),
     )
 
 

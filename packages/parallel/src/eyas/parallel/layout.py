@@ -10,6 +10,7 @@ from eyas.core.errors import LayoutError
 from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
+Cut = Literal["auto"]
 CHOICES = {"dispatcher": Dispatcher, "branches": BranchPlaces}
 OPTIONS = ("sequence", "distributed_optimizer", "overlap")
 """Fields that are on or off."""
@@ -24,9 +25,13 @@ class Layout:
     sequence: bool = False
     """Split activations along the sequence between blocks, over the tensor-parallel processes."""
     pipeline: int = 1
-    """Stages that the blocks are divided into."""
+    """Processes that the blocks are divided over, in stages."""
     virtual_pipeline: int = 1
-    """Interleaved stages on each pipeline process."""
+    """Stages on each pipeline process: process r of p runs stages r, r + p, r + 2p ..., which shortens the time that
+    processes wait for each other."""
+    stages: tuple[int, ...] | Cut | None = None
+    """Blocks of each stage, in order; `auto` for the division whose most expensive stage costs least, in FLOPs with the
+    head and the multi-token-prediction tail; null for the pattern's `|`, or without them an even division."""
     context: int = 1
     """Processes that share each sequence."""
     expert: int = 1
@@ -50,7 +55,15 @@ class Layout:
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name in CHOICES:
+            if field.name == "stages":
+                if not (
+                    size is None or size in get_args(Cut) or (isinstance(size, tuple) and all(map(_is_size, size)))
+                ):
+                    shown = list(size) if isinstance(size, tuple) else size
+                    raise LayoutError(
+                        f"layout.stages={shown} must be auto, or each stage's number of blocks, at least 1"
+                    )
+            elif field.name in CHOICES:
                 if size not in get_args(CHOICES[field.name]):
                     allowed = ", ".join(get_args(CHOICES[field.name]))
                     raise LayoutError(f"layout.{field.name}={size!r} must be one of {allowed}")
@@ -59,7 +72,7 @@ class Layout:
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("virtual_pipeline", 1), ("context", 1)):
+        for name, neutral in (("context", 1),):
             if getattr(self, name) not in (neutral, 1):
                 raise LayoutError(
                     f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
@@ -69,6 +82,11 @@ class Layout:
             raise LayoutError(
                 "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
                 "layout.overlap=false"
+            )
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
+                "processes, but layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual_pipeline=1"
             )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
@@ -107,6 +125,15 @@ class Layout:
         """Processes that the layout needs."""
         return self.tensor * self.pipeline * self.context * self.data
 
+    @property
+    def stage_count(self) -> int:
+        """Stages that the blocks are divided into, over all pipeline processes."""
+        return self.pipeline * self.virtual_pipeline
+
+    def stages_of(self, pipeline_rank: int) -> range:
+        """Numbers of the stages that a pipeline process runs."""
+        return range(pipeline_rank, self.stage_count, self.pipeline)
+
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
         """Raises LayoutError where sequence parallelism cannot split sequences of this length behind the model's
         `meta_tokens`."""
@@ -140,6 +167,18 @@ class Layout:
         self.check_batch(global_batch, microbatch)
         return global_batch // (self.data * microbatch)
 
+    def check_microbatches(self, microbatches: int) -> None:
+        """Raises LayoutError where interleaved stages cannot take turns over the microbatches of a step."""
+        rest = microbatches % self.pipeline
+        if self.virtual_pipeline > 1 and rest:
+            below, above = microbatches - rest, microbatches - rest + self.pipeline
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} works through microbatches in groups of "
+                f"layout.pipeline={self.pipeline}, but each replica has {microbatches} in a step; make it "
+                f"{f'{below} or ' if below else ''}{above} by another global batch or microbatch, or set "
+                "layout.virtual_pipeline=1"
+            )
+
     def check_machine(self, available: int, what: str = "this machine") -> None:
         """Raises LayoutError where the layout needs more than the `available` processes."""
         if self.processes > available:
@@ -156,7 +195,8 @@ class Layout:
             raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
 
     def __str__(self) -> str:
-        sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
+        names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
+        sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
         options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
         return f"layout of {', '.join([shape, *options])}"
