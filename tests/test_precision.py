@@ -51,7 +51,7 @@ def dtypes_here(trial, layout):
     """One rank's part: what has which dtype after a step, as (what, dtype, dtype that it should have)."""
     found = []
     engine = engine_here(trial, layout)
-    stage = engine.chunks[0].module
+    stages = [chunk.module for chunk in engine.chunks]
     for name, module in engine.model.named_modules():
         if isinstance(module, RMSNorm):
             module.register_forward_hook(
@@ -59,14 +59,14 @@ def dtypes_here(trial, layout):
                     [(f"input of {name}", inputs[0].dtype, NARROW), (f"output of {name}", output.dtype, NARROW)]
                 )
             )
-    stage.register_forward_hook(
-        lambda stage, _, output: found.append(
-            ("loss", output.dtype, WIDE) if stage.post_process else ("sent activations", output.dtype, NARROW)
+    for stage in stages:
+        stage.register_forward_hook(
+            lambda stage, _, output: found.append(
+                ("loss", output.dtype, WIDE) if stage.post_process else ("sent activations", output.dtype, NARROW)
+            )
         )
-    )
     engine.train_step(microbatches_here(trial, layout, 0))
-    if stage.received is not None:
-        found.append(("received activations", stage.received.dtype, NARROW))
+    found.extend(("received activations", s.received.dtype, NARROW) for s in stages if s.received is not None)
     engine.update(1e-3, 0.1)
     for name, tensor, weight, _ in held(engine.model):
         found.append((name, tensor.dtype, WIDE if weight.float32 else NARROW))

@@ -23,7 +23,6 @@ from eyas.parallel.megatron import (
     OptimizerConfig,
     ParamKey,
     ParamPredicate,
-    ShardedTensor,
     TransformerConfig,
     get_forward_backward_func,
     get_megatron_optimizer,
