@@ -19,6 +19,8 @@ CHOICES = {
     "context_order": ContextOrder,
     "context_exchange": ContextExchange,
 }
+OPTIONS = ("sequence", "distributed_optimizer", "overlap")
+"""Fields that are on or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Layout:
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
+    overlap: bool = False
+    """Reduce gradients over the replicas, part by part, while the last backward pass still computes others."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
 
@@ -81,6 +85,11 @@ class Layout:
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
+        if self.overlap and self.data * self.context == 1:
+            raise LayoutError(
+                "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
+                "layout.overlap=false"
+            )
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise LayoutError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
@@ -213,7 +222,7 @@ class Layout:
     def __str__(self) -> str:
         names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
         sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
-        options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
+        options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
         return f"layout of {', '.join([shape, *options])}"
 
