@@ -192,11 +192,11 @@ def tail_bytes(
 ) -> float:
     """What the multi-token-prediction tail keeps for the backward pass. Each depth: its tokens, what two norms keep
     beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
-    where the norm need not widen it and no gathered copy is what the head reads."""
+    where the norm need not widen it."""
     d, tokens, wide = spec.hidden_size, sequence_length * microbatch, max(element, 4)
     shares = tensor if sequence else 1
-    starts_anew = element < wide or shares > 1
-    norms = d * (wide + starts_anew * wide + 2 * element) + 2 * wide
+    starts_anew = wide if element < wide else 0
+    norms = d * (wide + starts_anew + 2 * element) + 2 * wide
     joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
     loss = loss_bytes(
         spec, sequence_length=sequence_length, microbatch=microbatch, tensor=tensor, sequence=sequence, element=element
@@ -210,9 +210,9 @@ def tail_bytes(
 
 
 def norm_bytes(width: int, tokens: int, shares: int, element: int) -> float:
-    """What a norm keeps for the backward pass, which `shares` ranks may share; and its whole result, which the matrices
-    behind it read."""
-    return read_bytes(width, tokens, element) / shares + tokens * width * element
+    """What one of `shares` ranks keeps of a norm for the backward pass, and of its result, which the matrices behind it
+    read: where ranks split the sequence, they gather it again."""
+    return (read_bytes(width, tokens, element) + tokens * width * element) / shares
 
 
 def read_bytes(width: int, tokens: int, element: int) -> int:

@@ -14,6 +14,7 @@ from eyas.core.model import ModelSpec
 from eyas.core.registry import mixer
 from eyas.core.weights import replicated
 from eyas.layers.adapters import forward_with, further_with
+from eyas.layers.gathered import Gathered
 from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
 from eyas.parallel.context import Context
@@ -44,8 +45,13 @@ class Branches(nn.Module):
         """x: (s, B, D), what the block reads, twice as wide beside the embeddings. Returns (s, B, D)."""
         x_sBD = self.norm(x_sBD)
         complete, readers = self.complete(x_sBD, context), self.readers()
-        x_SBD = context.gather(x_sBD) if readers else x_sBD
-        partials = {name: forward_with(changed.get(name, {}), branch, x_SBD, context) for name, branch in readers}
+        partials = {}
+        if readers:
+            read = Gathered(x_sBD, context)
+            with read.dropping():
+                for name, branch in readers:
+                    partials[name] = forward_with(changed.get(name, {}), branch, read.whole, context)
+            read.results(partials.values())
         return self.combine(partials, complete, context)
 
     def initial_state(self, batch: int) -> list[object]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from eyas.core.mixer import Placement, empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import vocabulary_weight
+from eyas.layers.gathered import Gathered
 from eyas.layers.linear import linear
 from eyas.parallel.context import Context
 
@@ -42,7 +43,10 @@ class Vocabulary(nn.Module):
     def logits(self, h_sBD: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
         """This rank's logits (S, B, V) of all but the first `skip` positions, times `multiplier`; those of padding rows
         are the lowest finite number."""
-        logits = linear(context.gather(h_sBD)[skip:], self.weight, scale_out=multiplier)
+        read = Gathered(h_sBD, context)
+        with read.dropping():
+            logits = linear(read.whole[skip:], self.weight, scale_out=multiplier)
+        read.results([logits])
         if self.rows < logits.shape[-1]:
             padding = torch.arange(logits.shape[-1], device=logits.device) >= self.rows
             logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -32,6 +33,18 @@ class Context:
         from eyas.parallel import collectives
 
         return collectives.gather_sequence(x_sBD) if self.sequence else collectives.copy_to_tensor_ranks(x_sBD)
+
+    @property
+    def splits_sequence(self) -> bool:
+        """Whether tensor-parallel ranks hold parts of the sequence between blocks."""
+        return self.sequence and self.place.tensor > 1
+
+    def begin_gather(self, x_sBD: Tensor) -> Callable[[], Tensor]:
+        """Begins what `gather` does between ranks that split the sequence, once more and outside of differentiation;
+        what it returns waits for (S, B, D)."""
+        from eyas.parallel import collectives
+
+        return collectives.begin_gather_sequence(x_sBD)
 
     def reduce(self, partial_SBD: Tensor) -> Tensor:
         """The sum of the ranks' partial sums, as the residual stream keeps it, (s, B, D)."""

@@ -1,0 +1,90 @@
+"""One pair of collectives a block, whatever the number of its branches."""
+# S sequence, s this rank's part of it, B batch, D hidden
+
+import pytest
+import torch
+from models import falcon_h1
+
+from eyas.parallel.layout import Layout
+from eyas.parallel.pool import pool
+
+S, B, D = 16, 2, 16
+WHOLE = S * B * D * 8
+"""Bytes of (S, B, D) in float64."""
+
+
+def block_traffic(model, layout):
+    """Kinds and bytes of what this rank's first block communicates, forward and backward."""
+    from eyas.core.model import load_model
+    from eyas.layers.rank_model import model_here
+    from eyas.parallel import groups
+    from eyas.parallel.traffic import Traffic
+
+    groups.initialise(layout)
+    lm = model_here(load_model(model), layout, torch.float64, seed=0)
+    h_sBD = torch.randn(S // (layout.tensor if layout.sequence else 1), B, D, dtype=torch.float64, requires_grad=True)
+    with Traffic() as forward:
+        y_sBD = lm.placed_blocks()[0].output(h_sBD, lm.context)
+    with Traffic() as backward:
+        y_sBD.sum().backward()
+    return [(part.counts, {call.bytes for call in part.calls}, part.sent) for part in (forward, backward)]
+
+
+def measured(model, layout):
+    return pool(layout.processes).run(block_traffic, model, layout)[0]
+
+
+def with_pattern(pattern):
+    """A Falcon-H1 whose norm groups are each on one rank."""
+    return falcon_h1(groups=2, repeat=1) | {"pattern": [pattern]}
+
+
+@pytest.mark.parametrize("branches", ["ssm+attn", "ssm", "attn", "ssm+attn+ffn", "ffn"])
+def test_split_sequences_cost_a_gather_and_a_scatter_and_backward_one_gather_more(branches):
+    forward, backward = measured(with_pattern(branches), Layout(tensor=2, sequence=True))
+    assert forward == ({"all_gather": 1, "reduce_scatter": 1}, {WHOLE}, WHOLE)
+    assert backward == ({"all_gather": 2, "reduce_scatter": 1}, {WHOLE}, 1.5 * WHOLE)
+
+
+@pytest.mark.parametrize("branches", ["ssm+attn", "ssm+attn+ffn", "ffn"])
+def test_whole_sequences_cost_one_sum_each_way(branches):
+    forward, backward = measured(with_pattern(branches), Layout(tensor=2))
+    assert forward == backward == ({"all_reduce": 1}, {WHOLE}, WHOLE)
+
+
+def test_a_norm_over_heads_of_several_ranks_costs_a_small_sum_each_way():
+    forward, backward = measured(falcon_h1(groups=1), Layout(tensor=2, sequence=True))
+    assert forward[0] == {"all_gather": 1, "reduce_scatter": 1, "all_reduce": 1}
+    assert backward[0] == {"all_gather": 2, "reduce_scatter": 1, "all_reduce": 1}
+    assert forward[1] == backward[1] == {WHOLE, WHOLE // D}
+
+
+def megatron_traffic(layout):
+    """The same of two Megatron-Core mixers side by side: each is a column-parallel and a row-parallel projection with
+    collectives of its own, as are SelfAttention and MambaMixer."""
+    from unittest.mock import patch
+
+    from eyas.parallel import groups
+    from eyas.parallel.cpu_torch import CpuTorch
+    from eyas.parallel.engine import megatron_config
+    from eyas.parallel.traffic import Traffic
+
+    from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, layers  # isort: skip
+
+    groups.initialise(layout)
+    config = megatron_config(layout, D, torch.float64)
+    options = {"config": config, "init_method": torch.nn.init.ones_, "bias": False}
+    into = [ColumnParallelLinear(D, 2 * D, gather_output=False, **options) for _ in range(2)]
+    out = [RowParallelLinear(2 * D, D, input_is_parallel=True, skip_bias_add=True, **options) for _ in range(2)]
+    h_sBD = torch.randn(S // layout.tensor, B, D, dtype=torch.float64, requires_grad=True)
+    with Traffic() as forward:
+        y_sBD = sum(second(first(h_sBD)[0])[0] for first, second in zip(into, out, strict=True))
+    with Traffic() as backward, patch.object(layers, "torch", CpuTorch()):
+        y_sBD.sum().backward()
+    return [(part.counts, {call.bytes for call in part.calls}, part.sent) for part in (forward, backward)]
+
+
+def test_megatrons_mixers_side_by_side_cost_two_pairs():
+    forward, backward = pool(2).run(megatron_traffic, Layout(tensor=2, sequence=True))[0]
+    assert forward == ({"all_gather": 2, "reduce_scatter": 2}, {WHOLE}, 2 * WHOLE)
+    assert backward == ({"all_gather": 4, "reduce_scatter": 2}, {WHOLE}, 3 * WHOLE)
