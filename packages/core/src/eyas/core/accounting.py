@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
+from eyas.core.recompute import FULL, NORM, Recompute
 from eyas.core.weights import vocabulary_weight
 
 
@@ -128,6 +129,7 @@ def block_costs(
     tensor: int = 1,
     sequence: bool = False,
     element: int = 4,
+    recompute: Recompute = (),
 ) -> list[BlockCost]:
     """Every block's costs on one of `tensor` ranks where BlockCost says so, with elements of `element` bytes;
     `sequence` says that the ranks split the residual stream along the sequence."""
@@ -139,7 +141,9 @@ def block_costs(
             layers=(block.name,) if block.name else block.layers,
             parameters=counts[index],
             forward_flops=block_flops(spec, block, sequence_length),
-            activation_bytes=block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element),
+            activation_bytes=block_activation_bytes(
+                spec, block, sequence_length, microbatch, tensor, shares, element, recompute
+            ),
             state_bytes=block_state_bytes(spec, block, sequence_length, element),
         )
         for index, block in enumerate(spec.blocks)
@@ -147,15 +151,29 @@ def block_costs(
 
 
 def block_activation_bytes(
-    spec: ModelSpec, block: BlockSpec, sequence_length: int, microbatch: int, tensor: int, shares: int, element: int
+    spec: ModelSpec,
+    block: BlockSpec,
+    sequence_length: int,
+    microbatch: int,
+    tensor: int,
+    shares: int,
+    element: int,
+    recompute: Recompute,
 ) -> float:
     """What one of `tensor` ranks keeps of a block for the backward pass: its norm's part, its mixers'; what norms
-    behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream."""
+    behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream. Of what
+    is recomputed only the input is kept."""
     d, length = spec.hidden_size, sequence_length + spec.meta_tokens
-    tokens = length * microbatch
-    kept = norm_bytes(block.input_width(d), tokens, shares, element)
-    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, tensor) for name in block.layers)
-    kept += block.norms_behind * read_bytes(d, tokens, element) / shares
+    tokens, width = length * microbatch, block.input_width(d)
+    if recompute == FULL:
+        return tokens * width * element / shares
+    renormed = NORM in recompute
+    kept = tokens * width * element / shares if renormed else norm_bytes(width, tokens, shares, element)
+    for mixer in (spec.layers[name] for name in block.layers):
+        if mixer.role not in recompute:
+            kept += mixer.activation_bytes(d, length, microbatch, element, tensor)
+    behind = tokens * d * element if renormed else read_bytes(d, tokens, element)
+    kept += block.norms_behind * behind / shares
     kept += block.options.projection * tokens * d * element / shares
     for layer, groups in block.options.adapters.items():
         weights = spec.layers[layer].weights(d)
@@ -189,6 +207,7 @@ def tail_bytes(
     tensor: int = 1,
     sequence: bool = False,
     element: int = 4,
+    recompute: Recompute = (),
 ) -> float:
     """What the multi-token-prediction tail keeps for the backward pass. Each depth: its tokens, what two norms keep
     beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
@@ -202,7 +221,7 @@ def tail_bytes(
         spec, sequence_length=sequence_length, microbatch=microbatch, tensor=tensor, sequence=sequence, element=element
     )
     blocks = sum(
-        block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element)
+        block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element, recompute)
         for depth in spec.depths
         for block in depth
     )

@@ -75,6 +75,12 @@ class MixerContext(Protocol):
         """Document number of each token (S, B), constant within a document; None where there is one document a row."""
         ...
 
+    @property
+    def repeats(self) -> bool:
+        """Whether this pass repeats one whose values were not kept for the backward pass: whoever counts tokens has
+        counted these."""
+        ...
+
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum of `partial` over the ranks that hold the same unit of the weight's axis; differentiable. For a norm
         whose statistics span more heads than one rank has."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.model import ModelSpec, load_model
+from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
@@ -137,6 +138,7 @@ def check(run: RunConfig) -> None:
         raise LayoutError(
             f"layout.dispatcher={layout.dispatcher} sends tokens to experts, but the model has no mixture; leave it out"
         )
+    check_recompute(layout.recompute, spec)
     stages_of(spec, layout.pipeline)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(

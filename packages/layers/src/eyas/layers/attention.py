@@ -33,6 +33,7 @@ class Attention(Mixer):
     class Config(MixerConfig):
         """Options of attention."""
 
+        role = "attention"
         carries_documents = True
 
         num_heads: int

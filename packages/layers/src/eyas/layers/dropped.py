@@ -1,4 +1,4 @@
-"""Tensors that are not kept for the backward pass but made again in it, whoever read them and through whichever view."""
+"""Tensors that are not kept for the backward pass but made again in it, whoever reads them, through whichever view."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ class GatedDeltaNet(Mixer):
     class Config(MixerConfig):
         """Options of Gated DeltaNet."""
 
+        role = "ssm"
         carries_documents = True
 
         num_heads: int

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,11 +19,25 @@ class Gathered:
     """x (s, B, D) as `whole` (S, B, D). Where ranks split the sequence, readers inside `dropping()` keep this rank's
     part alone, and the backward pass gathers it again."""
 
-    def __init__(self, x_sBD: Tensor, context: Context) -> None:
-        self.whole = context.gather(x_sBD)
+    def __init__(
+        self,
+        x_sBD: Tensor,
+        context: Context,
+        *,
+        whole: bool = True,
+        remade: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None,
+    ) -> None:
+        """`whole` says whether anyone reads the whole, and `remade` what makes x from what, where x itself is not kept
+        either."""
+        self.whole = context.gather(x_sBD) if whole else x_sBD
         self.dropped: list[Dropped] = []
-        if context.splits_sequence and torch.is_grad_enabled():
-            self.dropped.append(Dropped(self.whole, x_sBD, context.begin_gather))
+        if context.forgotten or not torch.is_grad_enabled():
+            return
+        source, make = remade or (x_sBD, unchanged)
+        if remade is not None:
+            self.dropped.append(Dropped(x_sBD, source, lambda source: partial(make, source)))
+        if whole and context.splits_sequence:
+            self.dropped.append(Dropped(self.whole, source, lambda source: context.begin_gather(make(source))))
 
     @contextmanager
     def dropping(self) -> Iterator[None]:
@@ -36,5 +51,10 @@ class Gathered:
     def results(self, given: Iterable[Tensor]) -> None:
         """Tells what the readers gave: as soon as one's gradient arrives, the backward pass begins to gather."""
         for result in given:
-            for dropped in self.dropped if result.requires_grad else ():
-                result.register_hook(dropped.start)
+            if result.requires_grad:
+                for dropped in self.dropped:
+                    result.register_hook(dropped.start)
+
+
+def unchanged(x: Tensor) -> Tensor:
+    return x

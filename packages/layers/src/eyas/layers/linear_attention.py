@@ -32,6 +32,7 @@ class LinearAttention(Mixer):
     class Config(MixerConfig):
         """Options of linear attention."""
 
+        role = "ssm"
         carries_documents = True
 
         num_heads: int

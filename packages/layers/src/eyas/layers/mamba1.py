@@ -34,6 +34,7 @@ class Mamba1(Mixer):
     class Config(MixerConfig):
         """Options of Mamba."""
 
+        role = "ssm"
         carries_documents = True
 
         inner_size: int

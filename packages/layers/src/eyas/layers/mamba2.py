@@ -37,6 +37,7 @@ class Mamba2(Mixer):
     class Config(MixerConfig):
         """Options of Mamba-2."""
 
+        role = "ssm"
         carries_documents = True
 
         num_heads: int

@@ -33,8 +33,8 @@ def gather_sequence(shard_SBD: Tensor) -> Tensor:
 
 
 def begin_gather_sequence(shard_SBD: Tensor) -> Callable[[], Tensor]:
-    """Begins to gather the whole sequence beside other work; what it returns waits for it. All-gather along S; outside of
-    differentiation."""
+    """Begins to gather the whole sequence beside other work; what it returns waits for it. All-gather along S, without
+    a backward."""
     group, shard = tensor_group(), shard_SBD.contiguous()
     whole_SBD = shard.new_empty(shard.shape[0] * group.size(), *shard.shape[1:])
     work = dist.all_gather_into_tensor(whole_SBD, shard, group=group, async_op=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eyas.core.errors import LayoutError
 from eyas.core.mixer import Dispatched, Placement, Routed
+from eyas.core.recompute import Recompute
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Weight
 from eyas.parallel.layout import Dispatcher
@@ -25,6 +26,12 @@ class Context:
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
     dispatcher: Dispatcher = "alltoall"
     documents_SB: Tensor | None = None
+    recompute: Recompute = ()
+    """What the backward pass computes again."""
+    forgotten: bool = False
+    """Inside of what is computed again as a whole, so that nothing in it need be dropped by itself."""
+    repeats: bool = False
+    """Whether this pass is that second one."""
 
     def gather(self, x_sBD: Tensor) -> Tensor:
         """The normed input as every branch reads it, (S, B, D); its gradient is summed over the ranks."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
+from eyas.core.recompute import FULL, Recompute
 
 Dispatcher = Literal["alltoall", "allgather"]
 
@@ -35,11 +36,17 @@ class Layout:
     """Split the optimizer's state over the replicas."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
+    recompute: Recompute = ()
+    """What the backward pass computes again instead of keeping it: `full` for whole blocks, or a list of roles such as
+    ssm, attention, mlp, moe, norm."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name == "dispatcher":
+            if field.name == "recompute":
+                if size != FULL and not (isinstance(size, tuple) and all(isinstance(role, str) for role in size)):
+                    raise LayoutError(f"layout.recompute={size!r} must be full, or a list of roles")
+            elif field.name == "dispatcher":
                 if size not in get_args(Dispatcher):
                     raise LayoutError(f"layout.dispatcher={size!r} must be one of {', '.join(get_args(Dispatcher))}")
             elif field.type == "bool":
@@ -116,6 +123,8 @@ class Layout:
         sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
         options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
+        if self.recompute:
+            options.append(f"recompute {self.recompute if self.recompute == FULL else ' + '.join(self.recompute)}")
         return f"layout of {', '.join([shape, *options])}"
 
 

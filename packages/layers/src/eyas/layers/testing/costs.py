@@ -81,8 +81,8 @@ def bytes_kept(run: Callable[[], Tensor], known: Iterable[Tensor]) -> int:
 
 
 def kept_tensors(run: Callable[[], Tensor], known: Iterable[Tensor]) -> list[Tensor]:
-    """One tensor for each piece of memory that `run` keeps for a backward pass beyond what is `known`; where other hooks
-    decide what is kept, what they keep."""
+    """One tensor for each piece of memory that `run` keeps for a backward pass beyond what is `known`: where hooks
+    inside of it decide, what they keep."""
     seen, kept = {tensor.untyped_storage().data_ptr() for tensor in known}, []
 
     def note(packed: Any) -> None:
