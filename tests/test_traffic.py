@@ -59,6 +59,14 @@ def test_a_norm_over_heads_of_several_ranks_costs_a_small_sum_each_way():
     assert forward[1] == backward[1] == {WHOLE, WHOLE // D}
 
 
+@pytest.mark.parametrize("recompute", [("ssm",), ("attention", "ssm"), ("norm",), "full"], ids=str)
+def test_recomputing_gathers_no_more_often(recompute):
+    """A whole block's second pass gathers what else is gathered again, and stops before it scatters."""
+    forward, backward = measured(with_pattern("ssm+attn"), Layout(tensor=2, sequence=True, recompute=recompute))
+    assert forward[0] == {"all_gather": 1, "reduce_scatter": 1}
+    assert backward[0] == {"all_gather": 2, "reduce_scatter": 1}
+
+
 def megatron_traffic(layout):
     """The same of two Megatron-Core mixers side by side: each is a column-parallel and a row-parallel projection with
     collectives of its own, as are SelfAttention and MambaMixer."""
