@@ -190,12 +190,16 @@ def loss_bytes(
     tensor: int = 1,
     sequence: bool = False,
     element: int = 4,
+    loss_chunk: int | None = None,
 ) -> float:
     """What the last stage keeps for the backward pass behind its blocks: the final norm's share, this rank's part of
-    the softmax in at least float32, and which entry each label chose (an index and two marks)."""
+    the softmax in at least float32, and which entry each label chose (an index and two marks). In
+    chunks, of the softmax only the normaliser, and the labels."""
     tokens = sequence_length * microbatch
     all_tokens = (sequence_length + spec.meta_tokens) * microbatch
     own = norm_bytes(spec.hidden_size, all_tokens, tensor if sequence else 1, element)
+    if loss_chunk is not None:
+        return own + tokens * (max(element, 4) + 8)
     return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
 
 
@@ -208,6 +212,7 @@ def tail_bytes(
     sequence: bool = False,
     element: int = 4,
     recompute: Recompute = (),
+    loss_chunk: int | None = None,
 ) -> float:
     """What the multi-token-prediction tail keeps for the backward pass. Each depth: its tokens, what two norms keep
     beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
@@ -218,7 +223,13 @@ def tail_bytes(
     norms = d * (wide + starts_anew + 2 * element) + 2 * wide
     joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
     loss = loss_bytes(
-        spec, sequence_length=sequence_length, microbatch=microbatch, tensor=tensor, sequence=sequence, element=element
+        spec,
+        sequence_length=sequence_length,
+        microbatch=microbatch,
+        tensor=tensor,
+        sequence=sequence,
+        element=element,
+        loss_chunk=loss_chunk,
     )
     blocks = sum(
         block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element, recompute)

@@ -61,6 +61,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
         "sequence_length": length,
         "microbatch": run.trainer.microbatch,
         "element": ELEMENT[run.trainer.precision],
+        "recompute": run.layout.recompute,
     }
     costs = block_costs(spec, **sizes)
     rows: dict[tuple[str, ...], list[int]] = {}
@@ -83,7 +84,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
             " / ".join(", ".join(" + ".join(block) for block in depth) for depth in spec.pattern.tail),
             f"{tail_parameters(spec):,}",
             f"{tail_flops(spec, length) / 1e6:,.3f}",
-            f"{tail_bytes(spec, **sizes) / 2**20:,.1f}",
+            f"{tail_bytes(spec, **sizes, loss_chunk=run.layout.loss_chunk) / 2**20:,.1f}",
         )
     return table
 
@@ -102,12 +103,16 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
         "sequence": layout.sequence,
         "element": element,
     }
-    costs = block_costs(spec, **sizes)
+    chunk, recompute = layout.loss_chunk, layout.recompute
+    costs = block_costs(spec, **sizes, recompute=recompute)
+    loss = loss_bytes(spec, **sizes, loss_chunk=chunk) + tail_bytes(
+        spec, **sizes, recompute=recompute, loss_chunk=chunk
+    )
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     for stage, blocks in enumerate(stages):
         weights = stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in blocks)
         in_flight = min(layout.pipeline - stage, microbatches)
-        behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes) if stage == layout.pipeline - 1 else 0.0
+        behind = loss if stage == layout.pipeline - 1 else 0.0
         kept = in_flight * (behind + sum(costs[index].activation_bytes for index in blocks))
         table.add_row(
             str(stage),

@@ -155,7 +155,8 @@ def own_tokens_of(branch: Mixer, x_sBD: Tensor, context: Context) -> Tensor:
 def renormed(norm: nn.Module, x: Tensor, context: Context) -> Tensor:
     """norm(x); recomputed where norms are."""
     if not recomputes(context.recompute, NORM):
-        return norm(x)  # type: ignore[no-any-return]
+        normed: Tensor = norm(x)
+        return normed
     return recomputed(lambda _, x: norm(x), context, x)
 
 

@@ -57,7 +57,7 @@ class View(NamedTuple):
     source: Tensor
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: int | torch.SymInt
 
 
 @contextmanager

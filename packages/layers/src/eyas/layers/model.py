@@ -13,7 +13,6 @@ from eyas.core.mixer import Placement, empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
-from eyas.layers.cross_entropy import cross_entropy
 from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
 from eyas.layers.mtp import Tail
@@ -163,8 +162,8 @@ class HybridLM(nn.Module):
 
     def loss(self, normed_sBD: Tensor, labels_BS: Tensor, context: Context) -> Tensor:
         """Each token's cross-entropy behind the head, (S, B)."""
-        logits_SBV = self.logits(normed_sBD, context, skip=self.spec.meta_tokens)
-        return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
+        multiplier, skip = self.spec.lm_head_multiplier, self.spec.meta_tokens
+        return self.output.losses(normed_sBD, labels_BS.t(), multiplier, context, skip)
 
     @property
     def output(self) -> Vocabulary:

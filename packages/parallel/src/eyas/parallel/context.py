@@ -28,6 +28,8 @@ class Context:
     documents_SB: Tensor | None = None
     recompute: Recompute = ()
     """What the backward pass computes again."""
+    loss_chunk: int | None = None
+    """Tokens whose logits are made at once; None for all of a microbatch."""
     forgotten: bool = False
     """Inside of what is computed again as a whole, so that nothing in it need be dropped by itself."""
     repeats: bool = False

@@ -44,7 +44,7 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
     """This rank's context, after `groups.initialise(layout)`."""
     rank = parallel_state.get_tensor_model_parallel_rank()
     place = Placement(rank, layout.tensor, dtype, "cuda" if torch.cuda.is_available() else "cpu")
-    return Context(place, layout.sequence, layout.dispatcher, recompute=layout.recompute)
+    return Context(place, layout.sequence, layout.dispatcher, recompute=layout.recompute, loss_chunk=layout.loss_chunk)
 
 
 def stage_here() -> int:

@@ -39,6 +39,8 @@ class Layout:
     recompute: Recompute = ()
     """What the backward pass computes again instead of keeping it: `full` for whole blocks, or a list of roles such as
     ssm, attention, mlp, moe, norm."""
+    loss_chunk: int | None = None
+    """Tokens of a microbatch whose logits are made at once, for the loss and again for its gradient; None for all."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -52,7 +54,7 @@ class Layout:
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
-            elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
+            elif not (size is None and field.default is None) and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
         for name, neutral in (("virtual_pipeline", 1), ("context", 1), ("expert", 1), ("expert_tensor", None)):
             if getattr(self, name) not in (neutral, 1):
