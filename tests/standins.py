@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig, configured
 from eyas.core.registry import Registered
-from eyas.core.weights import Axis, column
+from eyas.core.weights import WHOLE, Axis, column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class Box(MixerConfig):
     def flops(self, hidden_size, sequence_length, convention="exact"):
         return self.width * sequence_length * (2 if convention == "exact" else 1)
 
-    def activation_bytes(self, hidden_size, sequence_length, microbatch, element=4, tensor=1):
-        return self.width / tensor * sequence_length * microbatch * element
+    def activation_bytes(self, hidden_size, sequence_length, microbatch, element=4, at=WHOLE):
+        return self.width / at.tensor * sequence_length * microbatch * element
 
     def state_bytes(self, hidden_size, sequence_length, element=2):
         return self.width * sequence_length * element

@@ -35,7 +35,7 @@ def kept_and_stated(model, layout, dtype):
         return losses.minimised_SB if spec.depths else losses
 
     kept = mixers.bytes_kept(minimised, known)
-    sizes = {"sequence_length": S, "microbatch": B, "tensor": layout.tensor, "sequence": layout.sequence}
+    sizes = {"sequence_length": S, "microbatch": B, "at": layout.coordinates, "sequence": layout.sequence}
     sizes["element"] = dtype.itemsize
     stated = sum(cost.activation_bytes for cost in block_costs(spec, **sizes))
     return kept, stated + loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)

@@ -14,7 +14,7 @@ from torch import Tensor
 from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import MixerConfig, at_least_one
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, row
 from eyas.layers.initial import uniform
 
 
@@ -48,11 +48,11 @@ class GatedConv(Mixer):
             }
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """The gate before and after SiLU, the convolution's input and result, the input of the last projection."""
             history = self.kernel_size - 1
-            return microbatch * (5 * sequence_length + history) * self.channels / tensor * element
+            return microbatch * (5 * sequence_length + history) * self.channels / at.tensor * element
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             return (self.kernel_size - 1) * self.channels * element

@@ -18,6 +18,7 @@ from eyas.core.accounting import (
     vocabulary_rows,
 )
 from eyas.core.model import load_model
+from eyas.core.weights import Coordinates
 
 D, V, S = 6, 11, 8
 
@@ -52,13 +53,13 @@ def test_parameters_are_the_blocks_the_final_norm_and_the_vocabulary(tied, matri
 
 
 def test_a_rank_has_the_whole_norm_and_its_part_of_the_mixers():
-    assert block_parameters(spec(), spec().blocks[1], tensor=2) == D + 3 * D
+    assert block_parameters(spec(), spec().blocks[1], at=Coordinates.of(2)) == D + 3 * D
 
 
 @given(vocab=st.integers(1, 99), tensor=st.integers(1, 9))
 def test_vocabulary_rows_are_the_fewest_that_hold_every_token(vocab, tensor):
     model = {"hidden_size": 1, "vocab_size": vocab, "layers": {"a": {"kind": "box"}}, "pattern": "a"}
-    rows = vocabulary_rows(load_model(model), tensor)
+    rows = vocabulary_rows(load_model(model), Coordinates.of(tensor))
     assert (rows - 1) * tensor < vocab <= rows * tensor
 
 
@@ -78,7 +79,9 @@ def test_state_is_the_mixers(element):
 @pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("element", [2, 4])
 def test_blocks_cost_their_norm_and_their_mixers(tensor, sequence, element):
-    costs = block_costs(spec(), sequence_length=S, microbatch=3, tensor=tensor, sequence=sequence, element=element)
+    costs = block_costs(
+        spec(), sequence_length=S, microbatch=3, at=Coordinates.of(tensor), sequence=sequence, element=element
+    )
     assert [cost.index for cost in costs] == [0, 1, 2, 3]
     assert [cost.layers for cost in costs] == [("small",), ("small", "large")] * 2
     norm = norm_bytes(D, 3 * S, tensor if sequence else 1, element)
@@ -99,7 +102,9 @@ def test_a_norms_statistics_are_kept_in_at_least_float32():
 @pytest.mark.parametrize(("tensor", "rows"), [(1, V), (2, 6)])
 def test_the_loss_keeps_a_norm_and_a_ranks_softmax_in_at_least_float32(tensor, rows):
     for element, wide in ((2, 4), (4, 4), (8, 8)):
-        kept = loss_bytes(spec(), sequence_length=S, microbatch=3, tensor=tensor, sequence=True, element=element)
+        kept = loss_bytes(
+            spec(), sequence_length=S, microbatch=3, at=Coordinates.of(tensor), sequence=True, element=element
+        )
         assert kept == norm_bytes(D, 3 * S, tensor, element) + 3 * S * (rows * wide + 10)
 
 
@@ -111,3 +116,13 @@ def test_costs_of_the_blocks_add_up_to_the_model(repeat, tied):
     assert sum(cost.parameters for cost in costs) + outside == parameters(model)
     assert sum(cost.forward_flops for cost in costs) + 2 * D * V == forward_flops(model, S)
     assert sum(cost.state_bytes for cost in costs) == state_bytes(model, S, 2)
+
+
+@pytest.mark.parametrize(("branches", "second"), [("halves", [2, 4]), ("swapped", [4, 2])])
+def test_a_rank_has_one_of_two_branches_on_halves(branches, second):
+    for rank, widths in enumerate(zip([2, 4], second, strict=True)):
+        at = Coordinates(tensor_rank=rank, tensor=2, branches=branches)
+        costs = block_costs(spec(), sequence_length=S, microbatch=3, at=at)
+        assert [cost.parameters for cost in costs] == [D + D, D + widths[0] * D, D + D, D + widths[1] * D]
+        kept = [cost.activation_bytes - norm_bytes(D, 3 * S, 1, 4) for cost in costs]
+        assert kept == [1 * 3 * S * 4, widths[0] * 3 * S * 4, 1 * 3 * S * 4, widths[1] * 3 * S * 4]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer_config import MixerConfig, at_least_one, configured
 from eyas.core.mup import FALCON_H1
-from eyas.core.weights import Axis, column, replicated, row
+from eyas.core.weights import Axis, Coordinates, column, replicated, row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +36,14 @@ def test_parameters_are_the_sizes_of_the_declared_weights():
 
 
 def test_a_rank_has_its_part_of_them_and_a_copy_of_what_is_shared():
-    assert Heads().parameters(7, tensor=4) == 2 * 7 * 3 + 5 + 7
+    assert Heads().parameters(7, Coordinates.of(4)) == 2 * 7 * 3 + 5 + 7
 
 
 @given(hidden=st.integers(1, 9), tensor=st.sampled_from([1, 2, 4]))
 def test_parameters_of_the_ranks_add_up_to_the_whole_and_the_copies(hidden, tensor):
     weights = Heads().weights(hidden).values()
-    copied = sum(weight.numel * (weight.copies(tensor) - 1) for weight in weights)
-    assert tensor * Heads().parameters(hidden, tensor) == Heads().parameters(hidden) + copied
+    copied = sum(weight.numel * (weight.copies(Coordinates.of(tensor)) - 1) for weight in weights)
+    assert tensor * Heads().parameters(hidden, Coordinates.of(tensor)) == Heads().parameters(hidden) + copied
 
 
 def test_flops_are_two_for_each_entry_of_a_matrix_unless_a_mixer_says_otherwise():
@@ -52,11 +52,11 @@ def test_flops_are_two_for_each_entry_of_a_matrix_unless_a_mixer_says_otherwise(
 
 def test_ranks_that_cannot_divide_the_weights_are_refused_by_name():
     for tensor in (1, 2, 4):
-        Heads().check_tensor(7, tensor)
+        Heads().check_split(7, Coordinates.of(tensor))
     with pytest.raises(LayoutError, match=r"heads.num_heads=4 cannot be split over layout.tensor=3; .*\(1, 2, 4\)"):
-        Heads().check_tensor(7, 3)
+        Heads().check_split(7, Coordinates.of(3))
     with pytest.raises(LayoutError, match=r"heads.num_groups=3 cannot be split over layout.tensor=4; .* multiple of 3"):
-        Heads(num_groups=3).check_tensor(7, 4)
+        Heads(num_groups=3).check_split(7, Coordinates.of(4))
 
 
 def test_a_law_says_nothing_to_a_mixer_without_multipliers():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core.errors import LayoutError
-from eyas.core.weights import Axis, column, replicated, row
+from eyas.core.weights import Axis, Coordinates, column, per_expert, replicated, row
 
 DIVISORS = [1, 2, 3, 4, 6, 8, 12]
 
@@ -30,17 +30,17 @@ def entries(slices):
 @given(split_weights())
 def test_the_slices_of_all_ranks_tile_the_tensor(drawn):
     weight, tensor = drawn
-    held = [entry for rank in range(tensor) for entry in entries(weight.local_slices(rank, tensor))]
+    held = [entry for rank in range(tensor) for entry in entries(weight.local_slices(Coordinates(rank, tensor)))]
     assert set(held) == set(itertools.product(*map(range, weight.shape)))
-    assert all(held.count(entry) == weight.copies(tensor) for entry in set(held))
+    assert all(held.count(entry) == weight.copies(Coordinates.of(tensor)) for entry in set(held))
 
 
 @given(split_weights())
 def test_every_slice_has_the_local_shape(drawn):
     weight, tensor = drawn
     for rank in range(tensor):
-        slices = weight.local_slices(rank, tensor)
-        assert tuple(part.stop - part.start for part in slices) == weight.local_shape(tensor)
+        slices = weight.local_slices(Coordinates(rank, tensor))
+        assert tuple(part.stop - part.start for part in slices) == weight.local_shape(Coordinates.of(tensor))
 
 
 @given(split_weights())
@@ -52,21 +52,22 @@ def test_a_split_that_fits_passes_the_check(drawn):
 
 def test_ranks_that_share_a_unit_are_neighbours():
     groups = Axis("num_groups", 2, shared=True)
-    assert [groups.first_unit(rank, 6) for rank in range(6)] == [0, 0, 0, 1, 1, 1]
+    held = [column(groups, 1).local_slices(Coordinates(rank, 6))[0] for rank in range(6)]
+    assert [part.start for part in held] == [0, 0, 0, 1, 1, 1]
     assert groups.copies(6) == 3
 
 
 def test_a_replicated_weight_is_whole_on_every_rank():
     weight = replicated(4, 3)
-    assert weight.local_shape(8) == weight.shape
-    assert weight.local_slices(5, 8) == (slice(0, 4), slice(0, 3))
-    assert weight.copies(8) == 8
+    assert weight.local_shape(Coordinates.of(8)) == weight.shape
+    assert weight.local_slices(Coordinates(5, 8)) == (slice(0, 4), slice(0, 3))
+    assert weight.copies(Coordinates.of(8)) == 8
 
 
 def test_columns_split_the_first_dimension_and_rows_the_second():
     heads = Axis("num_heads", 4)
-    assert column(heads, 2, 5).local_shape(2) == (4, 5)
-    assert row(5, heads, 2).local_shape(2) == (5, 4)
+    assert column(heads, 2, 5).local_shape(Coordinates.of(2)) == (4, 5)
+    assert row(5, heads, 2).local_shape(Coordinates.of(2)) == (5, 4)
 
 
 def test_options_of_a_weight_are_kept():
@@ -88,3 +89,26 @@ def test_more_ranks_than_units_need_a_shared_axis():
     Axis("num_groups", 2, shared=True).check("mamba2", 4)
     with pytest.raises(LayoutError, match=r"choose a divisor of 2 \(1, 2\), or a multiple of 2$"):
         Axis("num_groups", 2, shared=True).check("mamba2", 3)
+
+
+@given(experts=st.sampled_from([4, 8]), expert=st.sampled_from([1, 2, 4]), inside=st.sampled_from([1, 3]))
+def test_experts_lie_on_a_grid_of_their_own(experts, expert, inside):
+    down = per_expert(experts, row(5, Axis("neurons", 6), 1))
+    assert down.shape == (experts, 5, 6) and down.numel == experts * 30
+    ranks = [
+        Coordinates(tensor=7, expert_rank=e, expert=expert, expert_tensor_rank=t, expert_tensor=inside)
+        for e in range(expert)
+        for t in range(inside)
+    ]
+    held = [entry for at in ranks for entry in entries(down.local_slices(at))]
+    assert len(held) == len(set(held)) == down.numel
+    assert {down.local_shape(at) for at in ranks} == {(experts // expert, 5, 6 // inside)}
+    assert {down.copies(at) for at in ranks} == {1}
+
+
+def test_ranks_that_cannot_divide_experts_are_refused():
+    up = per_expert(6, column(Axis("intermediate_size", 8), 1, 5))
+    with pytest.raises(LayoutError, match=r"moe.num_experts=6 cannot be split over layout.expert=4; choose a divisor"):
+        up.check("moe", Coordinates.of(expert=4))
+    with pytest.raises(LayoutError, match=r"intermediate_size=8 cannot be split over layout.expert_tensor=3"):
+        up.check("moe", Coordinates.of(tensor=2, expert=2, expert_tensor=3))

@@ -27,7 +27,7 @@ def specs(draw):
 def build(spec, seed=0, dtype=torch.float64):
     """The block, with no weight at zero or one."""
     block = Block(spec, spec.blocks[0], Placement(dtype=dtype))
-    initialise(block, seed, 0.4, 0, 1)
+    initialise(block, seed, 0.4)
     with torch.no_grad():
         for index, parameter in enumerate(block.parameters()):
             parameter.add_(0.2 * mixers.noise(*parameter.shape, seed=seed + index))

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eyas.core.errors import LayoutError
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import load_layer
+from eyas.core.weights import Coordinates
 from eyas.layers import gated_delta_net, linear_attention, mamba1, mamba2, mla
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32, torch.float64])
@@ -26,7 +27,7 @@ def fitting(options, sizes=(1, 2, 3, 4)):
 
 def splits(config, tensor):
     try:
-        config.check_tensor(mixers.HIDDEN, tensor)
+        config.check_split(mixers.HIDDEN, Coordinates.of(tensor))
     except LayoutError:
         return False
     return True
@@ -46,7 +47,7 @@ def test_every_ranks_part_of_a_weight_is_its_slice_of_the_whole(drawn):
     for rank in range(tensor):
         part = mixers.build(options, tensor_rank=rank, tensor=tensor)
         for name, parameter in part.named_parameters():
-            expected = whole.get_parameter(name)[part.declared[name].local_slices(rank, tensor)]
+            expected = whole.get_parameter(name)[part.declared[name].local_slices(part.place)]
             assert torch.equal(parameter, expected)
 
 
@@ -123,4 +124,4 @@ def test_more_ranks_than_groups_hold_a_group_several_times():
     options = {"kind": "mamba2", "num_heads": 4, "head_dim": 3, "state_size": 2, "num_groups": 1}
     config = mixers.build(options).config
     shared = 2 * config.state_size * (mixers.HIDDEN + config.conv_kernel + 1)
-    assert 4 * config.parameters(mixers.HIDDEN, 4) == config.parameters(mixers.HIDDEN) + 3 * shared
+    assert 4 * config.parameters(mixers.HIDDEN, Coordinates.of(4)) == config.parameters(mixers.HIDDEN) + 3 * shared

@@ -22,9 +22,9 @@ vocabularies, ranks = st.integers(1, 40), st.integers(1, 5)
 def parts(vocab, tensor, seed=0):
     """What each of `tensor` ranks holds."""
     spec = load_model(models.falcon_h1(vocab=vocab))
-    held = [Vocabulary(spec, Placement(rank, tensor, torch.float64)) for rank in range(tensor)]
-    for rank, part in enumerate(held):
-        initialise(part, seed, 0.5, rank, tensor)
+    held = [Vocabulary(spec, Placement(tensor_rank=rank, tensor=tensor, dtype=torch.float64)) for rank in range(tensor)]
+    for part in held:
+        initialise(part, seed, 0.5)
     return held
 
 

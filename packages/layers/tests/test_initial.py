@@ -37,11 +37,11 @@ def test_a_layout_never_changes_the_initial_values(tensor, groups, tied, vocab, 
     for rank in range(tensor):
         for blocks in (range(2), range(2, 4)):
             stage = Stage(blocks, blocks.start == 0, blocks.stop == 4)
-            part = HybridLM(spec, Context(Placement(rank, tensor)), stage).initialise(seed)
+            part = HybridLM(spec, Context(Placement(tensor_rank=rank, tensor=tensor)), stage).initialise(seed)
             for name, parameter in part.named_parameters():
-                declared = parameter.declared
+                declared, place = parameter.declared
                 padded = F.pad(whole[name].t(), (0, declared.padding)).t() if declared.padding else whole[name]
-                assert torch.equal(parameter, padded[declared.local_slices(rank, tensor)]), name
+                assert torch.equal(parameter, padded[declared.local_slices(place)]), name
 
 
 def test_every_name_and_every_seed_draws_other_values():

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from eyas.parallel import collectives, groups
 from eyas.parallel.layout import Layout
-from eyas.parallel.megatron import parallel_state
+from eyas.parallel.megatron import mappings, parallel_state
 from eyas.parallel.pool import pool
 
 S, B, D = 8, 2, 3
@@ -135,3 +136,34 @@ def copies_sum(copies: int) -> float:
 @pytest.mark.parametrize(("copies", "sums"), [(1, [0, 1, 2, 3]), (2, [1, 1, 5, 5]), (4, [6, 6, 6, 6])])
 def test_copies_are_held_by_neighbouring_ranks(copies: int, sums: list[float]) -> None:
     assert pool(4).run(copies_sum, copies) == sums
+
+
+@pytest.mark.parametrize("sizes", [(2, 5), (0, 3), (0, 0)])
+def test_parts_of_different_sizes_are_gathered_and_scattered(sizes: tuple[int, ...]) -> None:
+    pool(len(sizes)).run(check_uneven, sizes)
+
+
+def check_uneven(sizes: tuple[int, ...]) -> None:
+    groups.initialise(Layout(tensor=len(sizes)))
+    group, rank = collectives.tensor_group(), collectives.tensor_group().rank()
+    parts = [torch.full((size, D), float(1 + number)) for number, size in enumerate(sizes)]
+    own = parts[rank].clone().requires_grad_()
+    gathered = mappings.gather_from_sequence_parallel_region(own, group=group, output_split_sizes=list(sizes))
+    assert torch.equal(gathered, torch.cat(parts))
+    (gathered * (1 + rank)).sum().backward()
+    assert own.grad is not None and torch.equal(own.grad, torch.full_like(own, 3.0))
+    scattered = mappings.reduce_scatter_to_sequence_parallel_region(
+        gathered.detach() * (1 + rank), group=group, input_split_sizes=list(sizes)
+    )
+    assert torch.equal(scattered, 3 * parts[rank])
+
+
+def test_gloo_still_gathers_equal_parts_alone() -> None:
+    pool(2).run(gather_unequal_parts)
+
+
+def gather_unequal_parts() -> None:
+    groups.initialise(Layout(tensor=2))
+    rank = collectives.tensor_group().rank()
+    with pytest.raises(RuntimeError, match="invalid tensor size"):
+        dist.all_gather([torch.zeros(1), torch.zeros(2)], torch.zeros(1 + rank), group=collectives.tensor_group())

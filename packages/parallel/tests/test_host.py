@@ -36,6 +36,12 @@ def test_upstream_still_loads_shards_for_others_on_the_gpu() -> None:
     assert 'init_data("cuda")' in inspect.getsource(import_module("megatron.core.dist_checkpointing.exchange_utils"))
 
 
+def test_upstream_still_sends_split_sizes_as_tensors() -> None:
+    from megatron.core.transformer.moe import moe_utils
+
+    assert isinstance(moe_utils.maybe_move_tensor_to_cpu(torch.ones(2), as_numpy=True), torch.Tensor)
+
+
 def test_the_host_is_inert_where_a_gpu_is_present(monkeypatch: pytest.MonkeyPatch) -> None:
     touched: list[object] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

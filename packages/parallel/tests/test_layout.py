@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core.errors import LayoutError
+from eyas.core.weights import Coordinates
 from eyas.parallel.layout import Layout, cores_here, processes_here
 
 SIZES = st.integers(1, 9)
@@ -42,7 +43,18 @@ def test_a_job_is_accepted_only_where_the_layout_fills_it(layout: Layout, proces
         Layout(tensor=layout.tensor, pipeline=layout.pipeline, data=int(data)).check_world(processes)
 
 
-@pytest.mark.parametrize("field", ["virtual_pipeline", "context", "expert", "expert_tensor"])
+@pytest.mark.parametrize(
+    ("sizes", "inside"),
+    [({"tensor": 2, "expert": 2}, "tensor=2"), ({"data": 2, "expert": 2, "expert_tensor": 3}, "expert_tensor=3")],
+)
+def test_the_experts_grid_must_divide_a_stages_processes(sizes: dict[str, int], inside: str) -> None:
+    with pytest.raises(LayoutError, match=f"layout.expert=2 times layout.{inside} is .* does not divide the 2"):
+        Layout(**sizes)
+    assert Layout(tensor=2, expert=2, expert_tensor=1).inside_experts == 1
+    assert Layout(tensor=2, data=2, expert=2).coordinates == Coordinates.of(2, 2, 2)
+
+
+@pytest.mark.parametrize("field", ["virtual_pipeline", "context"])
 def test_what_does_not_work_yet_is_refused_by_name(field: str) -> None:
     with pytest.raises(LayoutError, match=f"layout.{field}=2 is not supported yet"):
         Layout(tensor=2, **{field: 2})

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
 from eyas.core.recompute import FULL, NORM, Recompute
-from eyas.core.weights import vocabulary_weight
+from eyas.core.weights import WHOLE, Coordinates, vocabulary_weight
 
 
 @dataclass(frozen=True)
 class BlockCost:
-    """One block's costs: on one of `tensor` ranks, but for what is said to be over all of them."""
+    """One block's costs: on a rank, but for what is said to be over all of them."""
 
     index: int
     layers: tuple[str, ...]
@@ -28,34 +29,36 @@ class BlockCost:
     """Decoding state of one sequence, over all ranks."""
 
 
-def block_parameters(spec: ModelSpec, block: BlockSpec, tensor: int = 1) -> int:
-    """Weights of one block on one of `tensor` ranks, without what a place of it adds: its norms and its mixers."""
+def block_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE, pair: int = 0) -> int:
+    """Weights of one block on a rank, without what a place of it adds: its norms and its mixers. `pair` blocks of two
+    branches stand before it."""
     norms = block.input_width(spec.hidden_size) + block.norms_behind * spec.hidden_size
-    return norms + sum(spec.layers[name].parameters(spec.hidden_size, tensor) for name in block.layers)
+    held = block.places(at, pair).items()
+    return norms + sum(spec.layers[name].parameters(spec.hidden_size, place) for name, place in held)
 
 
-def place_parameters(spec: ModelSpec, block: BlockSpec, tensor: int = 1) -> int:
-    """Weights that each place of a block adds, on one of `tensor` ranks: adapters and projection."""
+def place_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE) -> int:
+    """Weights that each place of a block adds, on a rank: adapters and projection."""
     adapters = block.adapters(spec.layers, spec.hidden_size).values()
-    shapes = [weight.but(shape=weight.local_shape(tensor)) for declared in adapters for weight in declared.values()]
+    shapes = [weight.but(shape=weight.local_shape(at)) for declared in adapters for weight in declared.values()]
     return block.options.projection * spec.hidden_size**2 + sum(weight.numel for weight in shapes)
 
 
-def new_parameters(spec: ModelSpec, tensor: int = 1) -> list[int]:
-    """Weights of each block on one of `tensor` ranks, a shared block's where it stands first."""
+def new_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> list[int]:
+    """Weights of each block on a rank, a shared block's where it stands first."""
     counted: set[str | None] = set()
     found = []
-    for block in spec.blocks:
+    for block, pair in zip(spec.blocks, pairs_before(spec.blocks), strict=True):
         again = block.options.shared and block.name in counted
         counted.add(block.name)
-        body = 0 if again else block_parameters(spec, block, tensor)
-        found.append(body + place_parameters(spec, block, tensor))
+        body = 0 if again else block_parameters(spec, block, at, pair)
+        found.append(body + place_parameters(spec, block, at))
     return found
 
 
-def vocabulary_rows(spec: ModelSpec, tensor: int = 1) -> int:
-    """Rows of the embedding that one of `tensor` ranks holds, padding included."""
-    return vocabulary_weight(spec.vocab_size, spec.hidden_size, tensor).local_shape(tensor)[0]
+def vocabulary_rows(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
+    """Rows of the embedding that a rank holds, padding included."""
+    return vocabulary_weight(spec.vocab_size, spec.hidden_size, at.tensor).local_shape(at)[0]
 
 
 def parameters(spec: ModelSpec) -> int:
@@ -75,11 +78,11 @@ def active_parameters(spec: ModelSpec) -> int:
     )
 
 
-def tail_parameters(spec: ModelSpec, tensor: int = 1) -> int:
-    """Weights of the multi-token-prediction tail on one of `tensor` ranks. Each depth that is not a repetition has
+def tail_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
+    """Weights of the multi-token-prediction tail on a rank. Each depth that is not a repetition has
     three norms, the matrix that joins embedding and hidden, and its blocks."""
     d = spec.hidden_size
-    blocks = sum(block_parameters(spec, block, tensor) for depth in spec.tail for block in depth)
+    blocks = sum(block_parameters(spec, block, at) for depth in spec.tail for block in depth)
     return len(spec.tail) * (3 * d + 2 * d * d) + blocks
 
 
@@ -126,15 +129,15 @@ def block_costs(
     *,
     sequence_length: int,
     microbatch: int,
-    tensor: int = 1,
+    at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
     recompute: Recompute = (),
 ) -> list[BlockCost]:
-    """Every block's costs on one of `tensor` ranks where BlockCost says so, with elements of `element` bytes;
+    """Every block's costs on a rank where BlockCost says so, with elements of `element` bytes;
     `sequence` says that the ranks split the residual stream along the sequence."""
-    shares = tensor if sequence else 1
-    counts = new_parameters(spec, tensor)
+    shares = at.tensor if sequence else 1
+    counts, pairs = new_parameters(spec, at), pairs_before(spec.blocks)
     return [
         BlockCost(
             index=index,
@@ -142,7 +145,7 @@ def block_costs(
             parameters=counts[index],
             forward_flops=block_flops(spec, block, sequence_length),
             activation_bytes=block_activation_bytes(
-                spec, block, sequence_length, microbatch, tensor, shares, element, recompute
+                spec, block, sequence_length, microbatch, at, shares, element, recompute, pairs[index]
             ),
             state_bytes=block_state_bytes(spec, block, sequence_length, element),
         )
@@ -155,30 +158,31 @@ def block_activation_bytes(
     block: BlockSpec,
     sequence_length: int,
     microbatch: int,
-    tensor: int,
+    at: Coordinates,
     shares: int,
     element: int,
     recompute: Recompute,
+    pair: int = 0,
 ) -> float:
-    """What one of `tensor` ranks keeps of a block for the backward pass: its norm's part, its mixers'; what norms
-    behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream. Of what
-    is recomputed only the input is kept."""
+    """What a rank keeps of a block for the backward pass: its norm's part, its mixers'; what norms behind the branches
+    and the projection read; the adapted weights. `shares` ranks split the residual stream. Of what is recomputed only
+    the input is kept."""
     d, length = spec.hidden_size, sequence_length + spec.meta_tokens
     tokens, width = length * microbatch, block.input_width(d)
     if recompute == FULL:
         return tokens * width * element / shares
     renormed = NORM in recompute
     kept = tokens * width * element / shares if renormed else norm_bytes(width, tokens, shares, element)
-    for mixer in (spec.layers[name] for name in block.layers):
-        if mixer.role not in recompute:
-            kept += mixer.activation_bytes(d, length, microbatch, element, tensor)
+    for name, place in block.places(at, pair).items():
+        if spec.layers[name].role not in recompute:
+            kept += spec.layers[name].activation_bytes(d, length, microbatch, element, place)
     behind = tokens * d * element if renormed else read_bytes(d, tokens, element)
     kept += block.norms_behind * behind / shares
     kept += block.options.projection * tokens * d * element / shares
     for layer, groups in block.options.adapters.items():
         weights = spec.layers[layer].weights(d)
         adapted = [weights[name] for group in groups for name in group.split("+")]
-        kept += sum(weight.but(shape=weight.local_shape(tensor)).numel for weight in adapted) * element
+        kept += sum(weight.but(shape=weight.local_shape(at)).numel for weight in adapted) * element
     return kept
 
 
@@ -187,7 +191,7 @@ def loss_bytes(
     *,
     sequence_length: int,
     microbatch: int,
-    tensor: int = 1,
+    at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
     loss_chunk: int | None = None,
@@ -197,10 +201,10 @@ def loss_bytes(
     chunks, of the softmax only the normaliser, and the labels."""
     tokens = sequence_length * microbatch
     all_tokens = (sequence_length + spec.meta_tokens) * microbatch
-    own = norm_bytes(spec.hidden_size, all_tokens, tensor if sequence else 1, element)
+    own = norm_bytes(spec.hidden_size, all_tokens, at.tensor if sequence else 1, element)
     if loss_chunk is not None:
         return own + tokens * (max(element, 4) + 8)
-    return own + tokens * (vocabulary_rows(spec, tensor) * max(element, 4) + 8 + 2)
+    return own + tokens * (vocabulary_rows(spec, at) * max(element, 4) + 8 + 2)
 
 
 def tail_bytes(
@@ -208,7 +212,7 @@ def tail_bytes(
     *,
     sequence_length: int,
     microbatch: int,
-    tensor: int = 1,
+    at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
     recompute: Recompute = (),
@@ -218,7 +222,7 @@ def tail_bytes(
     beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
     where the norm need not widen it."""
     d, tokens, wide = spec.hidden_size, sequence_length * microbatch, max(element, 4)
-    shares = tensor if sequence else 1
+    shares = at.tensor if sequence else 1
     starts_anew = wide if element < wide else 0
     norms = d * (wide + starts_anew + 2 * element) + 2 * wide
     joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
@@ -226,13 +230,13 @@ def tail_bytes(
         spec,
         sequence_length=sequence_length,
         microbatch=microbatch,
-        tensor=tensor,
+        at=at,
         sequence=sequence,
         element=element,
         loss_chunk=loss_chunk,
     )
     blocks = sum(
-        block_activation_bytes(spec, block, sequence_length, microbatch, tensor, shares, element, recompute)
+        block_activation_bytes(spec, block, sequence_length, microbatch, at, shares, element, recompute)
         for depth in spec.depths
         for block in depth
     )

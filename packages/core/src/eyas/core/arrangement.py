@@ -26,6 +26,11 @@ def arrange(
     return arranged
 
 
+def pairs_before(blocks: Sequence[BlockSpec]) -> list[int]:
+    """For each block the number of blocks of two branches that stand before it."""
+    return [sum(block.pairs for block in blocks[:index]) for index in range(len(blocks))]
+
+
 def fitted(layers: Mapping[str, MixerConfig], blocks: Sequence[BlockSpec], hidden_size: int) -> dict[str, MixerConfig]:
     """The layers with the input widths of their blocks. Raises ConfigError for a layer that cannot have its own."""
     widths = {layer: block.input_width(hidden_size) for block in blocks for layer in block.layers}

@@ -18,17 +18,15 @@ from torch import Tensor, nn
 from eyas.core.errors import ConfigError, UnsupportedError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.routing import RoutingRule
-from eyas.core.weights import Weight
+from eyas.core.weights import Coordinates, Weight
 
 T = TypeVar("T", bound=Tensor)
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a module's weights live: this rank's place among the tensor-parallel ranks, and the compute dtype."""
+class Placement(Coordinates):
+    """Where a module's weights live: this rank's place in the grids of the layout, and the compute dtype."""
 
-    tensor_rank: int = 0
-    tensor: int = 1
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
@@ -175,34 +173,50 @@ class Mixer(nn.Module):
 
     def local(self, name: str) -> int:
         """Units of the named weight's axis that this rank holds (its number of heads, groups or neurons)."""
-        axis = self.declared[name].axis
-        assert axis is not None
-        return axis.local_units(self.place.tensor)
+        weight = self.declared[name]
+        assert weight.axis is not None
+        return weight.axis.local_units(self.place.expert_tensor if weight.expert else self.place.tensor)
 
 
 def empty_parameter(weight: Weight, place: Placement) -> nn.Parameter:
-    """An unfilled parameter for this rank's part of `weight`; the declaration travels along as `.declared`."""
-    return declared(nn.Parameter(_empty(weight, place)), weight)
+    """An unfilled parameter for this rank's part of `weight`; `held` finds its declaration and place again."""
+    return _declared(nn.Parameter(_empty(weight, place)), weight, place)
 
 
 def empty_buffer(weight: Weight, place: Placement) -> Tensor:
     """The same for a tensor that is not trained."""
-    return declared(_empty(weight, place), weight)
+    return _declared(_empty(weight, place), weight, place)
 
 
 def _empty(weight: Weight, place: Placement) -> Tensor:
     dtype = torch.float32 if weight.float32 and place.dtype.itemsize < 4 else place.dtype
-    return torch.empty(weight.local_shape(place.tensor), dtype=dtype, device=place.device)
+    return torch.empty(weight.local_shape(place), dtype=dtype, device=place.device)
 
 
-def declared(tensor: T, weight: Weight) -> T:
-    """The tensor, with its declaration as an attribute that torch's types know nothing of."""
-    tensor.declared = weight  # type: ignore[attr-defined]
+def _declared(tensor: T, weight: Weight, place: Coordinates) -> T:
+    """The tensor, with an attribute that torch's types know nothing of."""
+    tensor.declared = Declared(weight, place)  # type: ignore[attr-defined]
     return tensor
 
 
-def declared_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, Weight]]:
+class Declared(NamedTuple):
+    """What a tensor was declared as, and whose part of it this is."""
+
+    weight: Weight
+    place: Coordinates
+
+
+class Held(NamedTuple):
+    """A declared tensor as one rank holds it."""
+
+    name: str
+    tensor: Tensor
+    weight: Weight
+    place: Coordinates
+
+
+def held(model: nn.Module) -> Iterator[Held]:
     """Every declared tensor of a model by its global name: the parameters, then what is not trained."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if hasattr(tensor, "declared"):
-            yield name, tensor, tensor.declared
+            yield Held(name, tensor, *tensor.declared)

@@ -7,10 +7,10 @@ from math import prod
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from eyas.core.errors import ConfigError, UnsupportedError
+from eyas.core.weights import WHOLE, Coordinates, Weight
 
 if TYPE_CHECKING:
     from eyas.core.mup import MupLaw
-    from eyas.core.weights import Weight
 
 FlopConvention = Literal["exact", "megatron"]
 """`exact` counts the operations of the configured model; `megatron` uses Megatron-LM's published simplifications."""
@@ -57,10 +57,10 @@ class MixerConfig:
         """The mixer's weights by attribute name."""
         raise NotImplementedError
 
-    def parameters(self, hidden_size: int, tensor: int = 1) -> int:
-        """Number of trained weights on one of `tensor` ranks (all of them for tensor=1)."""
+    def parameters(self, hidden_size: int, at: Coordinates = WHOLE) -> int:
+        """Number of trained weights that the rank holds."""
         trained = (weight for weight in self.weights(hidden_size).values() if weight.trained)
-        return sum(prod(weight.local_shape(tensor)) for weight in trained)
+        return sum(prod(weight.local_shape(at)) for weight in trained)
 
     def active_parameters(self, hidden_size: int) -> int:
         """Number of the weights that one token uses."""
@@ -71,9 +71,9 @@ class MixerConfig:
         return 2.0 * sum(w.numel for w in self.weights(hidden_size).values() if len(w.shape) == 2)
 
     def activation_bytes(
-        self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+        self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
     ) -> float:
-        """Bytes that one of `tensor` ranks keeps for the backward pass of `microbatch` sequences, beyond the mixer's
+        """Bytes that a rank keeps for the backward pass of `microbatch` sequences, beyond the mixer's
         own input, with elements of `element` bytes; one document a sequence, on a CPU."""
         raise UnsupportedError(f"{self.kind} does not state its activation_bytes; define them in the mixer's Config")
 
@@ -81,11 +81,10 @@ class MixerConfig:
         """Bytes of decoding state for one sequence after `sequence_length` tokens."""
         raise UnsupportedError(f"{self.kind} does not state its state_bytes; define them in the mixer's Config")
 
-    def check_tensor(self, hidden_size: int, tensor: int) -> None:
-        """Raises LayoutError where `tensor` ranks cannot divide this mixer's weights."""
+    def check_split(self, hidden_size: int, at: Coordinates) -> None:
+        """Raises LayoutError where grids of these sizes cannot divide this mixer's weights."""
         for weight in self.weights(hidden_size).values():
-            if weight.axis is not None:
-                weight.axis.check(self.kind, tensor)
+            weight.check(self.kind, at)
 
     def with_law(self, law: MupLaw, hidden_size: int) -> Self:
         """This config with the multipliers that a muP law gives for its widths; itself where the law says nothing."""

@@ -1,4 +1,4 @@
-"""The three ways to declare a weight: `column`, `row` and `replicated`.
+"""The three ways to declare a weight: `column`, `row` and `replicated`; and `per_expert` for one of these per expert.
 
 A declaration is data: the global shape, and the named axis along which tensor-parallel ranks split it. Parameter
 counts, per-rank shapes, initial values, gradient sums and checkpoint shards all follow from it; a mixer writes none of
@@ -10,12 +10,54 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal, Self
 
 from eyas.core.errors import LayoutError
 
 Initializer = Callable[[Any, Any], None]
 """Fills a whole float tensor from a torch.Generator, in place: `initializer(tensor, generator)`."""
+
+
+BranchPlaces = Literal["together", "halves", "swapped"]
+"""Where the two branches of a block lie: on all tensor-parallel ranks, each on a half of them, or on halves that swap
+from one such block to the next."""
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A rank's place in the two grids that weights are divided over: the one of the experts, and everything else's."""
+
+    tensor_rank: int = 0
+    tensor: int = 1
+    """Ranks that divide each axis among themselves."""
+    expert_rank: int = 0
+    expert: int = 1
+    """Ranks that divide the experts of a mixture among themselves."""
+    expert_tensor_rank: int = 0
+    expert_tensor: int = 1
+    """Ranks that divide each expert's axis among themselves."""
+    branches: BranchPlaces = "together"
+    """Where the two branches of a block lie."""
+
+    def of_branch(self, branch: int, pair: int) -> Self | None:
+        """The rank's place among those that hold a block's first or second branch (0 or 1), None where it is not among
+        them. `pair` is how many blocks of two branches stand before this one."""
+        half, swap = self.tensor // 2, self.branches == "swapped" and pair % 2 == 1
+        if self.branches == "together":
+            return self
+        if (self.tensor_rank >= half) != (bool(branch) != swap):
+            return None
+        return replace(self, tensor_rank=self.tensor_rank % half, tensor=half, branches="together")
+
+    @staticmethod
+    def of(tensor: int = 1, expert: int = 1, expert_tensor: int | None = None) -> Coordinates:
+        """The first rank of grids of these sizes; experts are split like everything else unless told otherwise."""
+        inside = tensor if expert_tensor is None else expert_tensor
+        return Coordinates(tensor=tensor, expert=expert, expert_tensor=inside)
+
+
+WHOLE = Coordinates()
+"""One rank that holds everything."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +73,14 @@ class Axis:
     units: int
     shared: bool = False
 
-    def check(self, kind: str, tensor: int) -> None:
-        """Raises LayoutError if `tensor` ranks cannot divide the units."""
+    def check(self, kind: str, tensor: int, field: str = "tensor") -> None:
+        """Raises LayoutError if `tensor` ranks, as many as `layout.field` says, cannot divide the units."""
         if self.units % tensor == 0 or (self.shared and tensor % self.units == 0):
             return
         fitting = [size for size in range(1, self.units + 1) if self.units % size == 0]
         also = f", or a multiple of {self.units}" if self.shared else ""
         raise LayoutError(
-            f"{kind}.{self.name}={self.units} cannot be split over layout.tensor={tensor}; "
+            f"{kind}.{self.name}={self.units} cannot be split over layout.{field}={tensor}; "
             f"choose a divisor of {self.units} ({', '.join(map(str, fitting))}){also}"
         )
 
@@ -49,10 +91,6 @@ class Axis:
     def local_units(self, tensor: int) -> int:
         """Units that one rank holds."""
         return max(1, self.units // tensor)
-
-    def first_unit(self, rank: int, tensor: int) -> int:
-        """Index of the first unit that tensor-parallel rank `rank` holds."""
-        return rank * self.units // tensor
 
 
 @dataclass(frozen=True)
@@ -74,7 +112,9 @@ class Weight:
     """Rows at the end that stand for nothing and stay zero: they round a vocabulary up to the tensor size."""
     partial_gradient: bool = True
     """Each rank's gradient is a part of the sum (true inside a mixer, where every rank works on its own heads)."""
-
+    expert: bool = False
+    """The first dimension counts the experts of a mixture: they, and the axis inside each, are divided over a grid of
+    ranks of their own."""
     trained: bool = True
     """Whether gradients change it. What a rule of its own changes, a router's selection bias say, is kept as a buffer:
     saved with the weights, and not counted among them."""
@@ -83,25 +123,41 @@ class Weight:
     def numel(self) -> int:
         return prod(self.shape)
 
-    def local_shape(self, tensor: int) -> tuple[int, ...]:
-        """Shape on one of `tensor` ranks."""
-        if self.axis is None:
-            return self.shape
-        width = self.shape[self.dim] // self.axis.units * self.axis.local_units(tensor)
-        return (*self.shape[: self.dim], width, *self.shape[self.dim + 1 :])
-
-    def local_slices(self, rank: int, tensor: int) -> tuple[slice, ...]:
-        """The part of the global tensor that tensor-parallel rank `rank` holds."""
-        whole = [slice(0, size) for size in self.shape]
+    def parts(self, at: Coordinates) -> list[tuple[int, int, int]]:
+        """Along which dimensions a rank holds a part: (dimension, number of the part, number of parts)."""
+        found = [(0, at.expert_rank, at.expert)] if self.expert else []
         if self.axis is not None:
-            width = self.shape[self.dim] // self.axis.units
-            first = self.axis.first_unit(rank, tensor) * width
-            whole[self.dim] = slice(first, first + self.axis.local_units(tensor) * width)
+            rank, ranks = (at.expert_tensor_rank, at.expert_tensor) if self.expert else (at.tensor_rank, at.tensor)
+            parts = self.axis.units // self.axis.local_units(ranks)
+            found.append((self.dim, rank * parts // ranks, parts))
+        return found
+
+    def local_shape(self, at: Coordinates) -> tuple[int, ...]:
+        """Shape of what a rank holds."""
+        return tuple(part.stop - part.start for part in self.local_slices(at))
+
+    def local_slices(self, at: Coordinates) -> tuple[slice, ...]:
+        """The part of the global tensor that a rank holds."""
+        whole = [slice(0, size) for size in self.shape]
+        for dim, part, parts in self.parts(at):
+            width = self.shape[dim] // parts
+            whole[dim] = slice(part * width, (part + 1) * width)
         return tuple(whole)
 
-    def copies(self, tensor: int) -> int:
-        """How many tensor-parallel ranks hold the same values."""
-        return tensor if self.axis is None else self.axis.copies(tensor)
+    def copies(self, at: Coordinates) -> int:
+        """How many tensor-parallel ranks hold the same values; one for experts, whose copies are replicas."""
+        if self.expert:
+            return 1
+        return at.tensor if self.axis is None else self.axis.copies(at.tensor)
+
+    def check(self, kind: str, at: Coordinates) -> None:
+        """Raises LayoutError where the ranks cannot divide the weight of a mixer of this kind."""
+        if self.expert:
+            Axis("num_experts", self.shape[0]).check(kind, at.expert, "expert")
+        if self.axis is not None and self.expert:
+            self.axis.check(kind, at.expert_tensor, "expert_tensor")
+        elif self.axis is not None:
+            self.axis.check(kind, at.tensor)
 
     def but(self, **changes: Any) -> Weight:
         """The same declaration with some fields changed."""
@@ -123,6 +179,11 @@ def row(out: int, axis: Axis, width: int, **options: Any) -> Weight:
 def replicated(*shape: int, **options: Any) -> Weight:
     """A tensor that every tensor-parallel rank holds whole; the framework sums its gradients over the ranks."""
     return Weight(shape, **options)
+
+
+def per_expert(experts: int, weight: Weight) -> Weight:
+    """A weight of each of so many experts, in one tensor with a dimension more in front."""
+    return weight.but(shape=(experts, *weight.shape), dim=weight.dim + 1, expert=True)
 
 
 def vocabulary_weight(vocab_size: int, hidden_size: int, tensor: int) -> Weight:

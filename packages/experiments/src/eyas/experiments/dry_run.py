@@ -99,7 +99,7 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     sizes: dict[str, Any] = {
         "sequence_length": run.data.sequence_length,
         "microbatch": run.trainer.microbatch,
-        "tensor": layout.tensor,
+        "at": layout.coordinates,
         "sequence": layout.sequence,
         "element": element,
     }
@@ -127,11 +127,11 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
 def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     """Weights of a stage's rank outside its blocks: embedding, meta tokens, final norm, head, multi-token-prediction
     tail."""
-    matrix = vocabulary_rows(spec, layout.tensor) * spec.hidden_size
+    matrix = vocabulary_rows(spec, layout.coordinates) * spec.hidden_size
     first, last = stage == 0, stage == layout.pipeline - 1
     embedding = first or (last and spec.embeds_twice)
     head = last and not spec.tie_embeddings
-    behind = spec.hidden_size + tail_parameters(spec, layout.tensor) if last else 0
+    behind = spec.hidden_size + tail_parameters(spec, layout.coordinates) if last else 0
     meta = spec.meta_tokens * spec.hidden_size if first else 0
     return matrix * (int(embedding) + int(head)) + meta + behind
 

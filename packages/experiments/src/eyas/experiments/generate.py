@@ -98,7 +98,6 @@ def load_model(folder: Path) -> HybridLM:
     """The whole model of a run's latest checkpoint, in this process."""
     from eyas.parallel import checkpoint, quiet
     from eyas.parallel.alone import alone
-    from eyas.parallel.layout import Layout
 
     quiet.install()
     run = run_folder.open_run(folder)
@@ -109,6 +108,6 @@ def load_model(folder: Path) -> HybridLM:
         )
     model = HybridLM(run.spec)
     with alone():
-        state = checkpoint.load({"model": checkpoint.sharded_weights(model, Layout())}, latest)
+        state = checkpoint.load({"model": checkpoint.sharded_weights(model)}, latest)
     model.load_state_dict(state["model"])
     return model.eval()

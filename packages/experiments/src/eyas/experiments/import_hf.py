@@ -75,11 +75,10 @@ def save_weights(files: list[Path], family: Family, spec: ModelSpec, folder: Pat
     """Reads the weights tensor by tensor and writes the run's first checkpoint, of step 0."""
     from eyas.parallel import checkpoint, quiet
     from eyas.parallel.alone import alone
-    from eyas.parallel.layout import Layout
 
     quiet.install()
     model = HybridLM(spec)
     hf_folder.read_tensors(files, correspondences(family, spec), model.state_dict())
     with alone():
-        weights = checkpoint.sharded_weights(model, Layout())
+        weights = checkpoint.sharded_weights(model)
         checkpoint.save({"model": weights}, folder / run_folder.CHECKPOINTS / "step-00000000")

@@ -45,7 +45,7 @@ class TrainingModule(LightningModule):
             return
         self.model = model_here(self.spec, self.run.layout, self.dtype_, self.run.seed)
         if self.start is not None:
-            shards = checkpoint.sharded_weights(self.model, self.run.layout)
+            shards = checkpoint.sharded_weights(self.model)
             self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
 
     def make_engine(self, fitting: bool) -> Engine:

@@ -13,6 +13,7 @@ from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
+from eyas.parallel.branches import check_split
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.stages import stages_of
@@ -120,10 +121,6 @@ def check(run: RunConfig) -> None:
             "set one of them to its default"
         )
     for name, mixer in spec.layers.items():
-        try:
-            mixer.check_tensor(spec.hidden_size, layout.tensor)
-        except LayoutError as error:
-            raise LayoutError(f"model.layers.{name}: {error}") from error
         if mixer.owns_tokens and layout.tensor > 1 and not layout.sequence:
             raise LayoutError(
                 f"model.layers.{name} ({mixer.kind}) works on each rank's own tokens, so layout.tensor={layout.tensor} "
@@ -134,10 +131,12 @@ def check(run: RunConfig) -> None:
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
                 "choose another mixer or data.isolate_documents=false"
             )
-    if layout.dispatcher != Layout.dispatcher and not any(mixer.owns_tokens for mixer in spec.layers.values()):
-        raise LayoutError(
-            f"layout.dispatcher={layout.dispatcher} sends tokens to experts, but the model has no mixture; leave it out"
-        )
+    if not any(mixer.owns_tokens for mixer in spec.layers.values()):
+        for field in ("dispatcher", "expert", "expert_tensor"):
+            value = getattr(layout, field)
+            if value != getattr(Layout, field):
+                raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
+    check_split(spec, layout)
     check_recompute(layout.recompute, spec)
     stages_of(spec, layout.pipeline)
     if spec.vocab_size < run.data.vocab_size:

@@ -15,7 +15,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.attend import attend, attend_with_sinks, through_window, visible
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
@@ -150,13 +150,13 @@ class Attention(Mixer):
             return 2 * kept * self.kv_heads * self.head_dim * element
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """Queries, keys, values, output and the softmax's normaliser; the norm's input, result and statistics; the
             mask. Sinks make tokens and heads larger by one and the output a copy. The rotary table is not counted: all
             layers share one."""
             wide, seen = max(element, 4), sequence_length + self.sinks
-            heads, kv_heads = self.num_heads / tensor, max(1.0, self.kv_heads / tensor)
+            heads, kv_heads = self.num_heads / at.tensor, max(1.0, self.kv_heads / at.tensor)
             kept = seen * (2 * (heads + kv_heads) * (self.head_dim + self.sinks) * element + heads * wide)
             if self.qk_norm:
                 kept += sequence_length * (heads + kv_heads) * (self.head_dim * (wide + element) + wide)

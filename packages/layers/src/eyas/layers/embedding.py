@@ -50,8 +50,8 @@ class Vocabulary(nn.Module):
         return self._read(h_sBD, context, lambda h_SBD: self.scores(h_SBD[skip:], multiplier))
 
     def losses(self, h_sBD: Tensor, labels_SB: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
-        """The cross-entropy of each label (S, B) behind the first `skip` positions; of all tokens at once, or of as many
-        at a time as the layout says."""
+        """The cross-entropy of each label (S, B), behind the first `skip` positions; of all tokens at once, or of as
+        many as the layout says."""
         chunk = context.loss_chunk
         if chunk is None:
             return cross_entropy(self.logits(h_sBD, multiplier, context, skip), labels_SB, self.first, context)

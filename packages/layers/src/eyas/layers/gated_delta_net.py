@@ -15,7 +15,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.conv import causal_conv, conv_step
 from eyas.layers.delta_rule import CHUNK, gated_delta_rule
 from eyas.layers.delta_rule_sequential import delta_rule_step
@@ -95,13 +95,13 @@ class GatedDeltaNet(Mixer):
             return 2.0 * hidden_size * widths + 7.0 * self.inner_size * self.key_head_dim
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """Per token: what enters and leaves the convolutions, the decay with its two factors, beta, what the gated
             norm and the projection behind it read. Per sequence: the convolutions' history, a state for each chunk.
             Once: A and its exponential, zeros for the convolutions' biases."""
             wide = max(element, 4)
-            heads, key_heads = self.num_heads / tensor, max(1.0, self.key_heads / tensor)
+            heads, key_heads = self.num_heads / at.tensor, max(1.0, self.key_heads / at.tensor)
             inner = heads * self.value_head_dim
             channels = 2 * key_heads * self.key_head_dim + inner
             per_token = (2 * channels + heads + 3 * inner) * element + 4 * heads * wide

@@ -6,19 +6,19 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from eyas.core.mixer import declared_tensors
+from eyas.core.mixer import held
 from eyas.core.weights import Initializer
 
 
-def initialise(model: nn.Module, seed: int, init_std: float, tensor_rank: int, tensor: int) -> None:
+def initialise(model: nn.Module, seed: int, init_std: float) -> None:
     """Fills every declared tensor of `model` with this rank's part of the whole, which is drawn in float32 from a
     generator seeded by `seed` and the tensor's name."""
     with torch.no_grad():
-        for name, part, weight in declared_tensors(model):
+        for name, part, weight, place in held(model):
             whole = torch.zeros(weight.shape, dtype=torch.float32)
             fill = weight.init or normal(init_std)
             fill(whole[: weight.shape[0] - weight.padding], Generator().manual_seed(seed_of(seed, name)))
-            part.copy_(whole[weight.local_slices(tensor_rank, tensor)])
+            part.copy_(whole[weight.local_slices(place)])
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -16,7 +16,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, row
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import ones
 from eyas.layers.linear import linear
@@ -91,11 +91,11 @@ class LinearAttention(Mixer):
             return super().flops(hidden_size, sequence_length, convention) + 5.0 * self.inner_size * self.head_dim
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """Per token: queries, keys and values, also before an activation, the scan's result, what the gated norm
             and the projection behind it read. Per sequence: the scan's states. Once: decays, zeros for a skip."""
-            wide, heads = max(element, 4), self.num_heads / tensor
+            wide, heads = max(element, 4), self.num_heads / at.tensor
             inner, norms = heads * self.head_dim, heads if self.norm_per_head else 1
             operands = 6 if self.activation == "silu" else 3
             per_token = (operands + 3) * inner * element + (inner + norms) * wide
@@ -130,9 +130,7 @@ class LinearAttention(Mixer):
 
     def rates(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """The scan's A, which is the logarithm of the decays, and its step size of one."""
-        axis, place = self.declared["q"].axis, self.place
-        assert axis is not None
-        first = axis.first_unit(place.tensor_rank, place.tensor)
+        first = self.place.tensor_rank * self.local("q")
         own = self.config.log_decays[first : first + self.local("q")]
         wide = torch.promote_types(v.dtype, torch.float32)
         return torch.tensor(own, dtype=wide, device=v.device), torch.ones((), dtype=wide, device=v.device)

@@ -15,7 +15,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.conv import causal_conv, conv_step
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_of_counting, ones, uniform, zeros
 from eyas.layers.linear import linear
@@ -104,12 +104,12 @@ class Mamba1(Mixer):
             return self.inner_size * (2.0 * per_channel + 7.0 * self.state_size)
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """Per token: the convolution's input and result, the time step before and after its softplus, what is read
             from all channels (with its norms), the scan's result, the gate with its activation, their product. Per
             sequence: the convolution's history, a state for each chunk. Once: A and its exponential."""
-            wide, inner = max(element, 4), self.inner_size / tensor
+            wide, inner = max(element, 4), self.inner_size / at.tensor
             read = sum(self.read_widths.values())
             per_token = 6 * inner * element + 2 * inner * wide
             per_token += read * (wide + 2 * element) + 3 * wide if self.inner_norms else read * element

@@ -17,7 +17,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.conv import causal_conv, conv_step, latest
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
@@ -141,14 +141,14 @@ class Mamba2(Mixer):
             return projections + 7.0 * inner * self.state_size + 2.0 * inner * hidden_size
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """With the chunked scan. Per token: the convolution's input, the scan's operands and result, what the gate,
             the norm and the projection behind them read. Per sequence: the convolution's history, the scan's states.
             Once: A and its exponential, zeros for a convolution without bias."""
             wide = max(element, 4)
-            inner, heads = self.inner_size / tensor, self.num_heads / tensor
-            groups = max(1.0, self.num_groups / tensor)
+            inner, heads = self.inner_size / at.tensor, self.num_heads / at.tensor
+            groups = max(1.0, self.num_groups / at.tensor)
             channels = inner + 2 * groups * self.state_size
             time_steps = 2 if self.time_step_limit == UNLIMITED else 3
             per_token = 2 * channels * element + time_steps * heads * wide + inner * wide

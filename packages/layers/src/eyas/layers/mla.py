@@ -14,7 +14,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.attend import attend, visible
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
@@ -108,11 +108,11 @@ class LatentAttention(Mixer):
             return sequence_length * (self.kv_lora_rank + self.qk_rope_head_dim) * element
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """Queries, keys, values and output, all as wide as the widest, and the softmax's normaliser; the output
             without its padding; each latent's norm. The rotary table is not counted: all layers share one."""
-            wide, heads = max(element, 4), self.num_heads / tensor
+            wide, heads = max(element, 4), self.num_heads / at.tensor
             width = max(self.qk_head_dim, self.v_head_dim)
             per_token = 4 * heads * width * element + heads * wide
             if self.v_head_dim < width:

@@ -16,7 +16,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.initial import zeros
 from eyas.layers.linear import linear
 
@@ -69,12 +69,12 @@ class MLP(Mixer):
             return (6.0 if self.gated else 4.0) * hidden_size * self.intermediate_size
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """What enters the activation (for squared ReLU the ReLU's result) and the input of the last projection;
             with a gate also both factors."""
             kept = 4 if self.gated else 2
-            return sequence_length * microbatch * kept * self.intermediate_size / tensor * element
+            return sequence_length * microbatch * kept * self.intermediate_size / at.tensor * element
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             return 0

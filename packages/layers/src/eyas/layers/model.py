@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from eyas.core.arrangement import pairs_before
 from eyas.core.errors import ConfigError
-from eyas.core.mixer import Placement, empty_parameter
+from eyas.core.mixer import empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
@@ -53,15 +54,15 @@ class HybridLM(nn.Module):
             self.embedding = Vocabulary(spec, place)
         if self.stage.first and spec.meta_tokens:
             self.meta_tokens = empty_parameter(replicated(spec.meta_tokens, spec.hidden_size), place)
-        blocks = {index: spec.blocks[index] for index in self.stage.blocks}
-        once = {block.name: block for block in blocks.values() if block.options.shared}
-        shared = {str(name): Branches(spec, block, place) for name, block in once.items()}
+        blocks, pairs = {index: spec.blocks[index] for index in self.stage.blocks}, pairs_before(spec.blocks)
+        once = {blocks[index].name: index for index in reversed(blocks) if blocks[index].options.shared}
+        shared = {str(name): Branches(spec, blocks[index], place, pairs[index]) for name, index in once.items()}
         self.shared = nn.ModuleDict(shared)
         self.blocks = nn.ModuleDict(
             {
                 str(index): SharedUse(spec, block, place, shared[str(block.name)])
                 if block.options.shared
-                else Block(spec, block, place)
+                else Block(spec, block, place, pairs[index])
                 for index, block in blocks.items()
             }
         )
@@ -74,8 +75,7 @@ class HybridLM(nn.Module):
 
     def initialise(self, seed: int) -> HybridLM:
         """Draws the weights; a layout never changes them."""
-        place: Placement = self.context.place
-        initialise(self, seed, self.spec.init_std, place.tensor_rank, place.tensor)
+        initialise(self, seed, self.spec.init_std)
         return self
 
     def forward(

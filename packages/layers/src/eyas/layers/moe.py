@@ -21,7 +21,7 @@ from eyas.core.mixer import Mixer, MixerContext, Placement, Routed
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.routing import DropPolicy, RoutingRule, Score
-from eyas.core.weights import Axis, Weight, column, replicated, row
+from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, per_expert, replicated, row
 from eyas.layers.experts import Kernel, experts, grouped_takes
 from eyas.layers.initial import zeros
 from eyas.layers.linear import linear
@@ -42,7 +42,7 @@ class MoE(Mixer):
         top_k: int
         """Experts of each token."""
         intermediate_size: int
-        """Neurons of an expert; split over the tensor-parallel ranks."""
+        """Neurons of an expert; split over the tensor-parallel ranks inside experts."""
         gated: bool = True
         activation: Literal["silu", "gelu", "squared_relu"] = "silu"
         score: Score = "softmax_of_chosen"
@@ -118,8 +118,8 @@ class MoE(Mixer):
                 declared["latent_down"] = replicated(width, hidden_size)
                 declared["latent_up"] = replicated(hidden_size, width)
             for name in ("gate", "up") if self.gated else ("up",):
-                declared[name] = Weight((E, self.intermediate_size, width), neurons, 1)
-            declared["down"] = Weight((E, width, self.intermediate_size), neurons, 2)
+                declared[name] = per_expert(E, column(neurons, 1, width))
+            declared["down"] = per_expert(E, row(width, neurons, 1))
             if self.shared_size is not None:
                 shared = Axis("shared_size", self.shared_size)
                 for name in ("gate", "up") if self.gated else ("up",):
@@ -143,12 +143,13 @@ class MoE(Mixer):
             return routed + shared + latent + (exact if convention == "exact" else 0.0)
 
         def activation_bytes(
-            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, tensor: int = 1
+            self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
-            """Without a capacity. Of a rank's own tokens: the router's scores, choice and weights, and what the latent
-            projection reads; of the tokens that reach its experts: input, index, weight, what the activation, the
-            product with the gate and the weighing keep; of the whole sequence: the shared expert's. Once: the loads
-            that the balancing losses read, and the losses; where each expert's tokens end in a grouped product."""
+            """Without a capacity, and with an even load of the experts' ranks. Of a rank's own tokens: the router's
+            scores, choice and weights, and what the latent projection reads; of the tokens that reach its experts:
+            input, index, weight, what the activation, the product with the gate and the weighing keep; of the whole
+            sequence: the shared expert's. Once: the loads that the balancing losses read, and the losses; where each
+            expert's tokens end in a grouped product."""
             width, wide, E = self.latent_size or hidden_size, max(element, 4), self.num_experts
             tokens = sequence_length * microbatch
             own = E * (2 * wide + 2) + (self.latent_size or 0) * element
@@ -160,13 +161,14 @@ class MoE(Mixer):
                 own += self.top_k * 8 + E * share + (wide if self.score == "sigmoid" else 0)
             own += (E + 1) * wide * bool(self.z_loss)
             once = sum(8 * E * rows + share for rows in balances) + wide * bool(self.z_loss)
-            if self.kernel != "loop" and grouped_takes(element, width, self.intermediate_size // tensor):
-                once += (3 if self.gated else 2) * E * 4
+            if self.kernel != "loop" and grouped_takes(element, width, self.intermediate_size // at.expert_tensor):
+                once += (3 if self.gated else 2) * E // at.expert * 4
             neurons = (4 if self.gated else 2) + self.weigh_inside
-            each = width * (1 if self.weigh_inside else 2) + 1 + neurons * self.intermediate_size / tensor
-            kept = once + tokens / tensor * own + tokens * self.top_k * (each * element + 8)
+            each = width * (1 if self.weigh_inside else 2) + 1 + neurons * self.intermediate_size / at.expert_tensor
+            arriving = tokens * self.top_k * at.expert_tensor / at.tensor
+            kept = once + tokens / at.tensor * own + arriving * (each * element + 8)
             if self.shared_size is not None:
-                kept += tokens * (4 if self.gated else 2) * self.shared_size / tensor * element
+                kept += tokens * (4 if self.gated else 2) * self.shared_size / at.tensor * element
                 kept += tokens * (hidden_size + 1) * element * self.shared_output_gate
             return kept
 

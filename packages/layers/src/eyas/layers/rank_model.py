@@ -7,6 +7,7 @@ import torch
 from eyas.core.model import ModelSpec
 from eyas.core.recompute import check_recompute
 from eyas.layers.model import HybridLM, Stage
+from eyas.parallel.branches import check_split
 from eyas.parallel.engine import context_here, stage_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
@@ -14,8 +15,8 @@ from eyas.parallel.stages import stages_of
 
 def model_here(spec: ModelSpec, layout: Layout, dtype: torch.dtype, seed: int) -> HybridLM:
     """This rank's stage of the model and its share of every weight, drawn from `seed`; after
-    `groups.initialise(layout)`. Raises LayoutError where the blocks cannot be cut into the layout's stages, or have
-    nothing of what it recomputes."""
+    `groups.initialise(layout)`. Raises LayoutError where the layout cannot divide it, or recomputes what it lacks."""
+    check_split(spec, layout)
     check_recompute(layout.recompute, spec)
     here = stage_here()
     blocks = stages_of(spec, layout.pipeline)[here]

@@ -11,9 +11,8 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from eyas.core.errors import CheckpointError
-from eyas.core.mixer import declared_tensors
+from eyas.core.mixer import held
 from eyas.parallel.checkpoint_folder import UNFINISHED, latest
-from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_checkpointing, parallel_state
 
 __all__ = ["latest", "load", "save", "sharded_weights"]
@@ -22,25 +21,25 @@ DISTRIBUTED_OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
 """The one format of the distributed optimizer's state that loads on another layout."""
 
 
-def sharded_weights(model: nn.Module, layout: Layout, *, tied_copy: bool = False) -> dict[str, ShardedTensor]:
+def sharded_weights(model: nn.Module, *, tied_copy: bool = False) -> dict[str, ShardedTensor]:
     """Each declared tensor of this rank as its part of a whole tensor, by global name.
 
     `tied_copy` says that this stage's embedding is a copy of the first stage's.
     """
-    rank = parallel_state.get_tensor_model_parallel_rank()
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     shards = {}
-    for name, tensor, weight in declared_tensors(model):
-        split = []
-        if weight.axis is not None:
-            units = weight.axis.units // weight.axis.local_units(layout.tensor)
-            split = [(weight.dim, rank * units // layout.tensor, units)]
+    for name, tensor, weight, place in held(model):
         stage_copy = int(tied_copy and name.startswith("embedding."))
+        expert_replica = parallel_state.get_expert_data_parallel_rank()
         shards[name] = ShardedTensor.from_rank_offsets(
             name,
             tensor,
-            *split,
-            replica_id=(stage_copy, rank % weight.copies(layout.tensor), replica),
+            *weight.parts(place),
+            replica_id=(
+                stage_copy,
+                place.tensor_rank % weight.copies(place),
+                expert_replica if weight.expert else replica,
+            ),
             allow_shape_mismatch=name.endswith(VOCABULARY),
         )
     return shards

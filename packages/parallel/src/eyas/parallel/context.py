@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from eyas.core.errors import LayoutError
 from eyas.core.mixer import Dispatched, Placement, Routed
 from eyas.core.recompute import Recompute
 from eyas.core.routing import RoutingRule
-from eyas.core.weights import Weight
+from eyas.core.weights import Coordinates, Weight
 from eyas.parallel.layout import Dispatcher
 
 
@@ -34,6 +34,12 @@ class Context:
     """Inside of what is computed again as a whole, so that nothing in it need be dropped by itself."""
     repeats: bool = False
     """Whether this pass is that second one."""
+
+    def at(self, place: Coordinates) -> Context:
+        """The context of a branch that lies on a part of the tensor-parallel ranks; its own on all of them."""
+        if (place.tensor, place.tensor_rank) == (self.place.tensor, self.place.tensor_rank):
+            return self
+        return replace(self, place=replace(self.place, tensor=place.tensor, tensor_rank=place.tensor_rank))
 
     def gather(self, x_sBD: Tensor) -> Tensor:
         """The normed input as every branch reads it, (S, B, D); its gradient is summed over the ranks."""
@@ -67,7 +73,7 @@ class Context:
 
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum over the ranks that hold the same unit of the weight's axis, differentiable."""
-        copies = weight.copies(self.place.tensor)
+        copies = weight.copies(self.place)
         if copies == 1:
             return partial
         from eyas.parallel import collectives, groups
@@ -89,7 +95,7 @@ class Context:
         """This rank's tokens, sent to their experts."""
         from eyas.parallel import experts
 
-        return experts.dispatch(x_sBD, routed, rule, self.dispatcher, shards=self.shards)
+        return experts.dispatch(x_sBD, routed, rule, self.dispatcher, self.place)
 
     @property
     def shards(self) -> int:
@@ -97,12 +103,12 @@ class Context:
         return self.place.tensor if self.sequence else 1
 
     def sum_over_ranks(self, partial: Tensor) -> Tensor:
-        """Sum over the tensor-parallel ranks, of which each goes on with its own work; differentiable."""
+        """Sum over the ranks that the mixer lies on, of which each goes on with its own work; differentiable."""
         if self.place.tensor == 1:
             return partial
-        from eyas.parallel import collectives
+        from eyas.parallel import collectives, groups
 
-        return collectives.sum_over_copies(partial, collectives.tensor_group())
+        return collectives.sum_over_copies(partial, groups.copies_group(self.place.tensor))
 
     def total(self, value: Tensor) -> Tensor:
         """Sum over the tensor-parallel ranks, outside of differentiation."""

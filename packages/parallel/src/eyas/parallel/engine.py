@@ -42,8 +42,17 @@ def device_here(local_rank: int = 0) -> torch.device:
 
 def context_here(layout: Layout, dtype: torch.dtype) -> Context:
     """This rank's context, after `groups.initialise(layout)`."""
-    rank = parallel_state.get_tensor_model_parallel_rank()
-    place = Placement(rank, layout.tensor, dtype, "cuda" if torch.cuda.is_available() else "cpu")
+    place = Placement(
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor=layout.tensor,
+        expert_rank=parallel_state.get_expert_model_parallel_rank(),
+        expert=layout.expert,
+        expert_tensor_rank=parallel_state.get_expert_tensor_parallel_rank(),
+        expert_tensor=layout.inside_experts,
+        branches=layout.branches,
+        dtype=dtype,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
     return Context(place, layout.sequence, layout.dispatcher, recompute=layout.recompute, loss_chunk=layout.loss_chunk)
 
 
@@ -82,9 +91,7 @@ class Engine:
         first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
-        gradients.mark(
-            model, layout, parallel_state.get_tensor_model_parallel_rank(), tied_copy=tied and last and not first
-        )
+        gradients.mark(model, tied_copy=tied and last and not first)
         stage = StageModule(model, self.config, first=first, last=last, tied=tied)
         self.chunks: list[nn.Module] = [stage]
         self.optimizer = None
@@ -124,7 +131,7 @@ class Engine:
         tied_copy = (
             self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
         )
-        weights = checkpoint.sharded_weights(self.model, self.layout, tied_copy=tied_copy)
+        weights = checkpoint.sharded_weights(self.model, tied_copy=tied_copy)
         state: dict[str, Any] = {"model": weights}
         if self.optimizer is not None:
             metadata = checkpoint.DISTRIBUTED_OPTIMIZER if self.layout.distributed_optimizer else None
@@ -207,7 +214,7 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
         bf16=dtype is torch.bfloat16,
         use_distributed_optimizer=layout.distributed_optimizer,
     )
-    opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.decay)
+    opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.weight.decay)
     overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}
     made = get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
     for group in made.param_groups:

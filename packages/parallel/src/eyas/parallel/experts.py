@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eyas.core.mixer import Routed
+from eyas.core.mixer import Placement, Routed
 from eyas.core.routing import RoutingRule
 from eyas.parallel.layout import Dispatcher
 from eyas.parallel.megatron import (
@@ -134,11 +134,13 @@ class DispatchedTokens:
         return combined
 
 
-def dispatch(x_sBD: Tensor, routed: Routed, rule: RoutingRule, kind: Dispatcher, *, shards: int) -> DispatchedTokens:
+def dispatch(x_sBD: Tensor, routed: Routed, rule: RoutingRule, kind: Dispatcher, place: Placement) -> DispatchedTokens:
     """Sends this rank's tokens to their experts."""
     make = MoEAlltoAllTokenDispatcher if kind == "alltoall" else MoEAllGatherTokenDispatcher
-    config = dispatcher_config(rule, shards)
-    dispatcher = make(rule.num_experts, list(range(rule.num_experts)), config, pg_collection=expert_groups())
+    own = rule.num_experts // place.expert
+    config = dispatcher_config(rule, place.expert, place.expert_tensor)
+    indices = list(range(place.expert_rank * own, (place.expert_rank + 1) * own))
+    dispatcher = make(own, indices, config, pg_collection=expert_groups())
     tokens, weights = dispatcher.dispatch_preprocess(x_sBD, routed.chosen_TE, routed.weights_TE)
     tokens, weights = dispatcher.token_dispatch(tokens, weights)
     tokens, counts, weights = dispatcher.dispatch_postprocess(tokens, weights)
@@ -146,7 +148,7 @@ def dispatch(x_sBD: Tensor, routed: Routed, rule: RoutingRule, kind: Dispatcher,
 
 
 @cache
-def dispatcher_config(rule: RoutingRule, tensor: int) -> TransformerConfig:
+def dispatcher_config(rule: RoutingRule, expert: int, tensor: int) -> TransformerConfig:
     """What a dispatcher reads of Megatron-Core's configuration."""
     return TransformerConfig(
         num_layers=1,
@@ -154,6 +156,8 @@ def dispatcher_config(rule: RoutingRule, tensor: int) -> TransformerConfig:
         num_attention_heads=tensor,
         tensor_model_parallel_size=tensor,
         sequence_parallel=tensor > 1,
+        expert_model_parallel_size=expert,
+        expert_tensor_parallel_size=tensor,
         num_moe_experts=rule.num_experts,
         moe_router_topk=rule.top_k,
         moe_ffn_hidden_size=1,

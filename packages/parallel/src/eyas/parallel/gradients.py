@@ -9,21 +9,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from eyas.core.weights import Weight
+from eyas.core.mixer import held
 from eyas.parallel.groups import copies_group
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import finalize_model_grads
 
 
-def mark(model: nn.Module, layout: Layout, tensor_rank: int, tied_copy: bool) -> None:
-    """Tells Megatron-Core which weights count once in the gradient norm: of several copies, the first rank's.
+def mark(model: nn.Module, tied_copy: bool) -> None:
+    """Tells Megatron-Core which weights are experts', replicated over a grid of their own, and which count in the
+    gradient norm: of several copies, the first rank's.
 
     `tied_copy` says that this stage's embedding is a copy of the first stage's.
     """
-    for name, parameter in model.named_parameters():
-        weight: Weight = parameter.declared  # type: ignore[attr-defined]
-        split = weight.axis is not None and tensor_rank % weight.copies(layout.tensor) == 0
-        parameter.tensor_model_parallel = split  # type: ignore[attr-defined]
+    for name, parameter, weight, place in held(model):
+        first = place.tensor_rank % weight.copies(place) == 0
+        parameter.tensor_model_parallel = first  # type: ignore[attr-defined]
+        parameter.allreduce = not weight.expert  # type: ignore[attr-defined]
         if tied_copy and name.startswith("embedding."):
             parameter.shared = True  # type: ignore[attr-defined]
 
@@ -40,10 +41,9 @@ def sum_over_copies(model: nn.Module, layout: Layout) -> None:
     """Sums the gradients of weights that several tensor-parallel ranks hold and of which each saw a part: its own heads
     inside a mixer, or its own part of the sequence under sequence parallelism."""
     waiting: dict[tuple[int, torch.dtype], list[Tensor]] = {}
-    for parameter in model.parameters():
-        weight: Weight = parameter.declared  # type: ignore[attr-defined]
-        copies = weight.copies(layout.tensor)
-        if copies > 1 and (weight.partial_gradient or layout.sequence):
+    for _, parameter, weight, place in held(model):
+        copies = weight.copies(place)
+        if weight.trained and copies > 1 and (weight.partial_gradient or layout.sequence):
             gradient: Tensor = parameter.main_grad  # type: ignore[attr-defined]
             waiting.setdefault((copies, gradient.dtype), []).append(gradient)
     for (copies, _), gradients in waiting.items():

@@ -40,7 +40,13 @@ def initialise(layout: Layout) -> None:
     are already. Starts torch.distributed from the environment where the caller has not."""
     start_world()
     layout.check_world(dist.get_world_size())
-    sizes = Layout(tensor=layout.tensor, pipeline=layout.pipeline, data=layout.data)
+    sizes = Layout(
+        tensor=layout.tensor,
+        pipeline=layout.pipeline,
+        data=layout.data,
+        expert=layout.expert,
+        expert_tensor=layout.inside_experts,
+    )
     if _kept and sizes == next(reversed(_kept)):
         return
     found = _kept.pop(sizes, None)
@@ -90,6 +96,8 @@ def _create(layout: Layout) -> _Groups:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=layout.inside_experts,
         create_gloo_process_groups=False,
     )
     return _Groups(_megatron_variables(), _copies_groups(layout.tensor))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyas.parallel import uneven
 from eyas.parallel.cpu_torch import CpuTorch
 
 CORE = "megatron.core."
@@ -117,6 +118,8 @@ def install() -> bool:
         _replace(place, passing_for_cuda)
     _use_cpu_random_state()
     _load_shards_on_cpu(view)
+    _split_sizes_as_numbers()
+    _pad_uneven_parts()
     return True
 
 
@@ -178,6 +181,26 @@ def _load_shards_on_cpu(view: CpuTorch) -> None:
     """Shards that one rank loads for others are made on the CPU (dist_checkpointing/exchange_utils.py, line 98)."""
     mapping = importlib.import_module(CORE + "dist_checkpointing.mapping")
     mapping.ShardedTensor.init_data.__defaults__ = (view.empty,)
+
+
+def _split_sizes_as_numbers() -> None:
+    """The sizes in which tokens are sent to experts become numbers where they are asked for as such; upstream converts
+    CUDA tensors alone (transformer/moe/moe_utils.py, line 1093)."""
+
+    def as_asked(value: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return value.numpy() if as_numpy and isinstance(value, Tensor) else value
+
+    vars(importlib.import_module(CORE + "transformer.moe.token_dispatcher"))["maybe_move_tensor_to_cpu"] = as_asked
+
+
+def _pad_uneven_parts() -> None:
+    """Experts' ranks gather as many tokens as each has (tensor_parallel/mappings.py, lines 150 and 196)."""
+    mappings = vars(importlib.import_module(CORE + "tensor_parallel.mappings"))
+    for name, padded in (
+        ("_gather_along_first_dim", uneven.padded_gather),
+        ("_reduce_scatter_along_first_dim", uneven.padded_reduce_scatter),
+    ):
+        mappings[name] = padded(mappings[name])
 
 
 def _module(place: Assumption) -> ModuleType:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
 from eyas.core.recompute import FULL, Recompute
+from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
+CHOICES = {"dispatcher": Dispatcher, "branches": BranchPlaces}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,17 @@ class Layout:
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None
-    """Tensor-parallel size inside experts; None means the same as `tensor`."""
+    """Tensor-parallel size inside experts; None means the same as `tensor`. Experts lie on the processes of a pipeline
+    stage in a grid of their own, `expert_tensor` x `expert` x as many replicas as remain."""
     data: int = 1
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
+    branches: BranchPlaces = "together"
+    """Where the two branches of a block lie: on all tensor-parallel processes, each on a half of them, or on halves
+    that swap from one such block to the next."""
     recompute: Recompute = ()
     """What the backward pass computes again instead of keeping it: `full` for whole blocks, or a list of roles such as
     ssm, attention, mlp, moe, norm."""
@@ -48,15 +54,16 @@ class Layout:
             if field.name == "recompute":
                 if size != FULL and not (isinstance(size, tuple) and all(isinstance(role, str) for role in size)):
                     raise LayoutError(f"layout.recompute={size!r} must be full, or a list of roles")
-            elif field.name == "dispatcher":
-                if size not in get_args(Dispatcher):
-                    raise LayoutError(f"layout.dispatcher={size!r} must be one of {', '.join(get_args(Dispatcher))}")
+            elif field.name in CHOICES:
+                if size not in get_args(CHOICES[field.name]):
+                    allowed = ", ".join(get_args(CHOICES[field.name]))
+                    raise LayoutError(f"layout.{field.name}={size!r} must be one of {allowed}")
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.default is None) and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("virtual_pipeline", 1), ("context", 1), ("expert", 1), ("expert_tensor", None)):
+        for name, neutral in (("virtual_pipeline", 1), ("context", 1)):
             if getattr(self, name) not in (neutral, 1):
                 raise LayoutError(
                     f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
@@ -67,6 +74,32 @@ class Layout:
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
                 "set layout.tensor=2 or more, or layout.sequence=false"
             )
+
+        if self.branches != "together" and self.tensor % 2:
+            raise LayoutError(
+                f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
+            )
+        self._check_experts()
+
+    def _check_experts(self) -> None:
+        stage, grid = self.tensor * self.context * self.data, self.expert * self.inside_experts
+        if stage % grid:
+            inside = "tensor" if self.expert_tensor is None else "expert_tensor"
+            raise LayoutError(
+                f"layout.expert={self.expert} times layout.{inside}={self.inside_experts} is {grid}, which does not "
+                f"divide the {stage} processes of a pipeline stage (tensor x context x data); set "
+                "layout.expert_tensor=1, or change layout.expert or layout.data"
+            )
+
+    @property
+    def inside_experts(self) -> int:
+        """Processes that divide each expert."""
+        return self.tensor if self.expert_tensor is None else self.expert_tensor
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """The first process's place in the grids that weights are divided over."""
+        return replace(Coordinates.of(self.tensor, self.expert, self.inside_experts), branches=self.branches)
 
     @property
     def processes(self) -> int:

@@ -18,6 +18,7 @@ from eyas.core.mixer import Mixer, Placement
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import load_layer
 from eyas.core.registry import mixer
+from eyas.core.weights import Coordinates
 from eyas.layers.initial import initialise
 from eyas.parallel.context import Context
 
@@ -69,7 +70,7 @@ def cases(options: Mapping[str, Any] | st.SearchStrategy[Any], hidden_size: int)
 def splits(config: MixerConfig, hidden_size: int, tensor: int) -> bool:
     """Whether `tensor` ranks can divide the mixer's weights."""
     try:
-        config.check_tensor(hidden_size, tensor)
+        config.check_split(hidden_size, Coordinates.of(tensor))
     except LayoutError:
         return False
     return True
@@ -85,13 +86,16 @@ def build(
     tensor: int = 1,
 ) -> Mixer:
     """A mixer, or one rank's part of it, with weights that depend on the seed alone; none is zero, one or tiny."""
-    module = mixer(config.kind).mixer(config, hidden_size, Placement(tensor_rank, tensor, dtype))
-    initialise(module, seed, 0.4, tensor_rank, tensor)
+    place = Placement(
+        tensor_rank=tensor_rank, tensor=tensor, expert_tensor_rank=tensor_rank, expert_tensor=tensor, dtype=dtype
+    )
+    module = mixer(config.kind).mixer(config, hidden_size, place)
+    initialise(module, seed, 0.4)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             weight = module.declared[name]
             shift = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed + len(name)))
-            parameter.add_(0.2 * shift[weight.local_slices(tensor_rank, tensor)])
+            parameter.add_(0.2 * shift[weight.local_slices(place)])
     return module
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import graph
 from torch.utils.flop_counter import FlopCounterMode
 
+from eyas.core.weights import Coordinates
 from eyas.layers.testing.case import Case, decode, output
 from eyas.layers.testing.laws import DTYPES, skip_unless_it_decodes
 from eyas.parallel.context import Context
@@ -27,7 +28,7 @@ LENGTHS = (70, 96)
 def parameters_are_those_of_every_rank(case: Case) -> None:
     """`parameters` counts what each rank's module holds."""
     for tensor in case.ranks:
-        stated = case.config.parameters(case.hidden_size, tensor)
+        stated = case.config.parameters(case.hidden_size, Coordinates.of(tensor))
         for rank in range(tensor):
             held = sum(p.numel() for p in case.module(tensor_rank=rank, tensor=tensor).parameters())
             assert stated == held, f"parameters states {stated}, but rank {rank} of {tensor} holds {held}"
@@ -56,7 +57,9 @@ def activation_bytes_are_those_kept(case: Case) -> None:
         known = [x_SBD, *module.parameters(), *module.buffers(), *twin.parameters(), *twin.buffers()]
         shared = kept_tensors(partial(output, twin, x_SBD, Context()), known)
         kept = bytes_kept(partial(output, module, x_SBD, Context()), [*known, *shared])
-        stated = case.config.activation_bytes(case.hidden_size, length, case.batch, dtype.itemsize, tensor)
+        stated = case.config.activation_bytes(
+            case.hidden_size, length, case.batch, dtype.itemsize, Coordinates.of(tensor)
+        )
         assert stated == kept, (
             f"activation_bytes states {stated:g}, but {kept} are kept: {dtype}, {case.batch} sequences of {length} "
             f"tokens, one of {tensor} ranks"

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eyas.core.mixer import declared_tensors
+from eyas.core.mixer import held
 from eyas.core.model import load_model
 from eyas.core.weights import Weight
 from eyas.layers.testing.compare import ROUNDING, TOLERANCE, assert_close
@@ -120,9 +120,9 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
         losses.append(engine.train_step(microbatches_here(trial, layout, step)))
         if step == 0 and not layout.distributed_optimizer:
             reduced = {name: p.main_grad for name, p in engine.model.named_parameters()}  # type: ignore[attr-defined]
-            gradients = whole(reduced, engine.model, layout)
+            gradients = whole(reduced, engine.model)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
-    weights = whole_weights(engine.model, layout)
+    weights = whole_weights(engine.model)
     return Outcome(losses, grad_norms, gradients, weights) if dist.get_rank() == 0 else None
 
 
@@ -158,19 +158,18 @@ def microbatches_here(trial: Trial, layout: Layout, step: int) -> list[dict[str,
     return [dict(zip(rows, part, strict=True)) for part in parts]
 
 
-def whole_weights(model: torch.nn.Module, layout: Layout) -> dict[str, Tensor]:
+def whole_weights(model: torch.nn.Module) -> dict[str, Tensor]:
     """Every declared tensor, whole, as it is now."""
-    return whole({name: tensor.detach() for name, tensor, _ in declared_tensors(model)}, model, layout)
+    return whole({name: tensor.detach() for name, tensor, *_ in held(model)}, model)
 
 
-def whole(local: Mapping[str, Tensor], model: torch.nn.Module, layout: Layout) -> dict[str, Tensor]:
+def whole(local: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
     """Every parameter's whole tensor from the parts that all ranks hold. Raises AssertionError where two ranks hold
     different values for one entry."""
-    rank = dist.get_rank() % layout.tensor
-    declared = {name: weight for name, _, weight in declared_tensors(model)}
     parts = [
-        (name, declared[name].but(init=None), declared[name].local_slices(rank, layout.tensor), tensor.double().clone())
-        for name, tensor in local.items()
+        (name, weight.but(init=None), weight.local_slices(place), local[name].double().clone())
+        for name, _, weight, place in held(model)
+        if name in local
     ]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, parts)
