@@ -11,6 +11,7 @@ from eyas.core.errors import LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
 from eyas.core.recompute import check_recompute, roles
+from eyas.core.registry import mixers as mixers_by_kind
 from eyas.layers.model import HybridLM
 from eyas.layers.testing import assert_layout_changes_nothing
 from eyas.parallel.context import Context
@@ -100,6 +101,14 @@ LAYOUTS = {
     ),
     "shared blocks": (zamba2(), Layout(tensor=2, recompute=("mlp", "attention"))),
     "shared blocks as a whole": (zamba2(), Layout(tensor=2, recompute="full")),
+    "branches on halves": (
+        falcon_h1(repeat=2),
+        Layout(tensor=2, sequence=True, branches="swapped", recompute=("norm", "ssm")),
+    ),
+    "experts in a grid of their own": (
+        mixture(shared_size=8, score="sigmoid", selection_bias_rate=1e-2),
+        Layout(tensor=2, sequence=True, expert=2, expert_tensor=1, recompute=("moe", "norm")),
+    ),
     "behind meta tokens": (hymba(), Layout(tensor=2, sequence=True, pipeline=2, recompute=("norm", "ssm"))),
 }
 
@@ -107,6 +116,19 @@ LAYOUTS = {
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_recomputing_under_a_layout_changes_nothing(case):
     assert_layout_changes_nothing(*LAYOUTS[case], documents="meta" not in case)
+
+
+def test_a_mixer_that_does_not_say_has_its_name_as_its_role():
+    assert {kind: registered.mixer.Config.role for kind, registered in mixers_by_kind().items()}.items() >= {
+        "attention": "attention",
+        "mla": "attention",
+        "mamba1": "ssm",
+        "mamba2": "ssm",
+        "gated_delta_net": "ssm",
+        "linear_attention": "ssm",
+        "mlp": "mlp",
+        "moe": "moe",
+    }.items()
 
 
 def test_what_a_model_does_not_have_is_refused_with_what_it_has():

@@ -26,7 +26,7 @@ class MixerConfig:
 
     kind: ClassVar[str]
     """The registered name; set by `register`."""
-    role: ClassVar[str]
+    role: ClassVar[str] = ""
     """What it is to those who choose parts of any model, such as what is recomputed: `attention`, `ssm`, `mlp`, `moe`
     or a name of its own; the registered name where the mixer does not say."""
     carries_documents: ClassVar[bool] = False
