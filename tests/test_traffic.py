@@ -1,6 +1,8 @@
 """One pair of collectives a block, whatever the number of its branches."""
 # S sequence, s this rank's part of it, B batch, D hidden
 
+from pathlib import Path
+
 import pytest
 import torch
 from models import falcon_h1
@@ -96,3 +98,22 @@ def test_megatrons_mixers_side_by_side_cost_two_pairs():
     forward, backward = pool(2).run(megatron_traffic, Layout(tensor=2, sequence=True))[0]
     assert forward == ({"all_gather": 2, "reduce_scatter": 2}, {WHOLE}, 2 * WHOLE)
     assert backward == ({"all_gather": 4, "reduce_scatter": 2}, {WHOLE}, 3 * WHOLE)
+
+
+def cell(counts):
+    """Collectives in words."""
+    names = ((kind.replace("_", "-"), number) for kind, number in counts.items())
+    return ", ".join(f"{number} {name}{'s' * (number > 1)}" for name, number in names)
+
+
+def test_the_guides_table_is_what_is_measured():
+    mixers, split, whole = with_pattern("ssm+attn"), Layout(tensor=2, sequence=True), Layout(tensor=2)
+    rows = {
+        "Eyas, sequences split": measured(mixers, split),
+        "two Megatron-Core mixers, sequences split": pool(2).run(megatron_traffic, split)[0],
+        "Eyas, sequences whole": measured(mixers, whole),
+    }
+    guide = Path(__file__).parents[1].joinpath("docs", "layouts.md").read_text(encoding="utf-8")
+    for name, (forward, backward) in rows.items():
+        sent = (forward[2] + backward[2]) / WHOLE
+        assert f"| {name} | {cell(forward[0])} | {cell(backward[0])} | {sent:g} |" in guide.splitlines()
