@@ -20,12 +20,12 @@ def kept_and_stated(model, layout, dtype):
 
     from eyas.core.accounting import block_costs, loss_bytes, tail_bytes
     from eyas.core.model import load_model
-    from eyas.layers.rank_model import model_here
+    from eyas.layers.rank_model import stages_here
     from eyas.parallel import groups
 
     groups.initialise(layout)
     spec = load_model(model)
-    lm = model_here(spec, layout, dtype, seed=0)
+    (lm,) = stages_here(spec, layout, dtype, 0, S)
     generator = torch.Generator().manual_seed(0)
     tokens, labels = (torch.randint(0, spec.vocab_size, (B, S), generator=generator) for _ in range(2))
     known = [*lm.parameters(), tokens, *mixers.rotary_tables(spec, S + spec.meta_tokens, dtype)]

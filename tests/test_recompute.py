@@ -109,6 +109,14 @@ LAYOUTS = {
         mixture(shared_size=8, score="sigmoid", selection_bias_rate=1e-2),
         Layout(tensor=2, sequence=True, expert=2, expert_tensor=1, recompute=("moe", "norm")),
     ),
+    "sequences shared by ranks": (
+        falcon_h1(),
+        Layout(context=2, tensor=2, sequence=True, recompute=("norm", "ssm", "attention")),
+    ),
+    "interleaved stages": (
+        falcon_h1(repeat=2),
+        Layout(pipeline=2, virtual_pipeline=2, recompute="full"),
+    ),
     "behind meta tokens": (hymba(), Layout(tensor=2, sequence=True, pipeline=2, recompute=("norm", "ssm"))),
 }
 

@@ -18,12 +18,12 @@ WHOLE = S * B * D * 8
 def block_traffic(model, layout):
     """Kinds and bytes of what this rank's first block communicates, forward and backward."""
     from eyas.core.model import load_model
-    from eyas.layers.rank_model import model_here
+    from eyas.layers.rank_model import stages_here
     from eyas.parallel import groups
     from eyas.parallel.traffic import Traffic
 
     groups.initialise(layout)
-    lm = model_here(load_model(model), layout, torch.float64, seed=0)
+    (lm,) = stages_here(load_model(model), layout, torch.float64, 0, S)
     h_sBD = torch.randn(S // (layout.tensor if layout.sequence else 1), B, D, dtype=torch.float64, requires_grad=True)
     with Traffic() as forward:
         y_sBD = lm.placed_blocks()[0].output(h_sBD, lm.context)

@@ -97,6 +97,7 @@ def test_no_more_logits_are_there_than_a_chunk_has(chunk, tokens):
         Layout(tensor=2, loss_chunk=5),
         Layout(tensor=4, sequence=True, loss_chunk=7),
         Layout(tensor=2, sequence=True, pipeline=2, loss_chunk=3, recompute="full"),
+        Layout(context=2, loss_chunk=3),
     ],
     ids=str,
 )

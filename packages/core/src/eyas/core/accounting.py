@@ -90,7 +90,20 @@ def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvent
     """Forward FLOPs per token, without the multi-token-prediction tail; causal attention is counted as half the square,
     a multiply-add as two."""
     blocks = sum(block_flops(spec, block, sequence_length, convention) for block in spec.blocks)
-    return blocks + 2.0 * spec.hidden_size * spec.vocab_size
+    return blocks + head_flops(spec)
+
+
+def head_flops(spec: ModelSpec) -> float:
+    """Forward FLOPs per token of the output head. The embedding has none: it looks rows up."""
+    return 2.0 * spec.hidden_size * spec.vocab_size
+
+
+def flops_in_place(spec: ModelSpec, sequence_length: int) -> list[float]:
+    """Forward FLOPs per token of each block with what stands before and behind it: the last one's with the head and the
+    multi-token-prediction tail. Their sum is the whole model's."""
+    flops = [block_flops(spec, block, sequence_length) for block in spec.blocks]
+    flops[-1] += head_flops(spec) + tail_flops(spec, sequence_length)
+    return flops
 
 
 def block_flops(spec: ModelSpec, block: BlockSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
@@ -104,7 +117,7 @@ def tail_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention
     """Forward FLOPs per token of the multi-token-prediction tail: every depth has its blocks and the head again."""
     d = spec.hidden_size
     blocks = sum(block_flops(spec, block, sequence_length, convention) for depth in spec.depths for block in depth)
-    return blocks + len(spec.depths) * (4.0 * d * d + 2.0 * d * spec.vocab_size)
+    return blocks + len(spec.depths) * (4.0 * d * d + head_flops(spec))
 
 
 def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:

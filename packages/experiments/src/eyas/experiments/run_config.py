@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eyas.core.errors import ConfigError, LayoutError
+from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
@@ -113,7 +114,7 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
-    layout.check_batch(trainer.global_batch, trainer.microbatch)
+    layout.check_microbatches(layout.microbatches(trainer.global_batch, trainer.microbatch))
     layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
     if run.data.isolate_documents and spec.meta_tokens:
         raise ConfigError(
@@ -131,6 +132,14 @@ def check(run: RunConfig) -> None:
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
                 "choose another mixer or data.isolate_documents=false"
             )
+        if layout.context > 1:
+            check_context(name, mixer, layout)
+    exchanges = any(type(mixer).check_heads is not MixerConfig.check_heads for mixer in spec.layers.values())
+    if layout.context_exchange != Layout.context_exchange and not exchanges:
+        raise LayoutError(
+            f"layout.context_exchange={layout.context_exchange} exchanges heads, but no layer of the model does that; "
+            "leave it out"
+        )
     if not any(mixer.owns_tokens for mixer in spec.layers.values()):
         for field in ("dispatcher", "expert", "expert_tensor"):
             value = getattr(layout, field)
@@ -138,7 +147,7 @@ def check(run: RunConfig) -> None:
                 raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
     check_split(spec, layout)
     check_recompute(layout.recompute, spec)
-    stages_of(spec, layout.pipeline)
+    stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "
@@ -154,3 +163,17 @@ def check(run: RunConfig) -> None:
             "hold the optimizer's state in float32; set one of them to its default"
         )
     run.schedule.check(trainer.max_steps)
+
+
+def check_context(name: str, mixer: MixerConfig, layout: Layout) -> None:
+    """Raises LayoutError where a layer cannot be trained by ranks that share sequences."""
+    if not mixer.carries_context:
+        raise LayoutError(
+            f"layout.context={layout.context}, but model.layers.{name} ({mixer.kind}) cannot share sequences with "
+            "other ranks; choose another mixer or layout.context=1"
+        )
+    if layout.context_exchange == "alltoall":
+        try:
+            mixer.check_heads(layout.tensor, layout.context)
+        except LayoutError as error:
+            raise LayoutError(f"model.layers.{name}: {error}") from error
