@@ -65,6 +65,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
         "sequence_length": length,
         "microbatch": run.trainer.microbatch,
         "element": ELEMENT[run.trainer.precision],
+        "recompute": run.layout.recompute,
     }
     costs = block_costs(spec, **sizes)
     rows: dict[tuple[str, ...], list[int]] = {}
@@ -87,7 +88,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
             " / ".join(", ".join(" + ".join(block) for block in depth) for depth in spec.pattern.tail),
             f"{tail_parameters(spec):,}",
             f"{tail_flops(spec, length) / 1e6:,.3f}",
-            f"{tail_bytes(spec, **sizes) / 2**20:,.1f}",
+            f"{tail_bytes(spec, **sizes, loss_chunk=run.layout.loss_chunk) / 2**20:,.1f}",
         )
     return table
 
@@ -107,10 +108,12 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
         "sequence": layout.sequence,
         "element": element,
     }
-    costs, flops = block_costs(spec, **sizes), flops_in_place(spec, length)
-    behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)
+    chunk, recompute = layout.loss_chunk, layout.recompute
+    costs, flops = block_costs(spec, **sizes, recompute=recompute), flops_in_place(spec, length)
+    loss = loss_bytes(spec, **sizes, loss_chunk=chunk)
+    tail = tail_bytes(spec, **sizes, recompute=recompute, loss_chunk=chunk)
     kept = [sum(costs[index].activation_bytes for index in blocks) for blocks in cut]
-    kept[-1] += behind
+    kept[-1] += loss + tail
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     for process in range(layout.pipeline):
         stages = layout.stages_of(process)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec, load_model
+from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
@@ -169,6 +170,7 @@ def check(run: RunConfig) -> None:
             if value != getattr(Layout, field):
                 raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
     check_split(spec, layout)
+    check_recompute(layout.recompute, spec)
     stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(

@@ -15,7 +15,7 @@ from eyas.core.mixer import empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
-from eyas.layers.cross_entropy import IGNORED, cross_entropy
+from eyas.layers.cross_entropy import IGNORED
 from eyas.layers.dropout import Dropout
 from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
@@ -174,8 +174,7 @@ class HybridLM(nn.Module):
         front = self.spec.meta_tokens
         if context.cut is not None:
             front, labels_BS = 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED))
-        logits_SBV = self.logits(normed_sBD, context, skip=front)
-        return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
+        return self.output.losses(normed_sBD, labels_BS.t(), self.spec.lm_head_multiplier, context, front)
 
     @property
     def output(self) -> Vocabulary:

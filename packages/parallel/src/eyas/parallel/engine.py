@@ -54,7 +54,8 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    return Context(place, layout.sequence, layout.dispatcher, cut_here(layout), layout.context_exchange)
+    memory: dict[str, Any] = {"recompute": layout.recompute, "loss_chunk": layout.loss_chunk}
+    return Context(place, layout.sequence, layout.dispatcher, cut_here(layout), layout.context_exchange, **memory)
 
 
 def cut_here(layout: Layout) -> Cut | None:
