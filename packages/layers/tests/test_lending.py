@@ -10,6 +10,7 @@ from eyas.core.accounting import block_costs, loss_bytes, parameters, state_byte
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.recompute import check_recompute
 from eyas.layers.model import HybridLM
 from eyas.parallel.branches import check_split
 from eyas.parallel.context import Context
@@ -127,10 +128,18 @@ def test_what_cannot_be_borrowed_is_refused(changes, message):
 
 def test_what_is_lent_does_not_cross_pipeline_stages():
     with pytest.raises(
-        LayoutError, match="layout.pipeline=2: layer 'same' borrows 'near' on stage 1, which is lent on"
+        LayoutError, match="2 pipeline stages: layer 'same' borrows 'near' on stage 1, which is lent on"
     ):
-        stages_of(load_model(two_layers()), 2)
-    stages_of(load_model(two_layers(pattern=["ffn", "|", "near", "same"], layers=ALONE | {"ffn": MLP})), 2)
+        stages_of(load_model(two_layers()), Layout(pipeline=2), 16)
+    behind = two_layers(pattern=["ffn", "near", "same"], layers=ALONE | {"ffn": MLP})
+    assert stages_of(load_model(behind), Layout(pipeline=2, stages="auto"), 16) == [range(1), range(1, 3)]
+
+
+@pytest.mark.parametrize("recompute", ["full", ("attention",)])
+def test_what_is_lent_is_not_computed_again(recompute):
+    with pytest.raises(LayoutError, match="cannot repeat model.layers.near, which shares 'near' with other blocks"):
+        check_recompute(recompute, load_model(two_layers()))
+    check_recompute(("norm",), load_model(two_layers()))
 
 
 def test_branches_on_halves_of_the_ranks_lend_nothing():

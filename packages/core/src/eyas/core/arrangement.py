@@ -125,31 +125,46 @@ def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range], layers: M
         used = [stage for stage, run in enumerate(stages) if name in {blocks[index].name for index in run}]
         if len(used) > 1:
             raise LayoutError(
-                f"layout.pipeline={len(stages)}: shared block {name!r} stands on stages {', '.join(map(str, used))}, "
-                "whose copies would drift apart; cut the pattern with | so that one stage has it, or set "
+                f"{len(stages)} pipeline stages: shared block {name!r} stands on stages {', '.join(map(str, used))}, "
+                "whose copies would drift apart; cut with | or layout.stages so that one stage has it, or set "
                 "layout.pipeline=1"
             )
     for stage, run in enumerate(stages[1:], 1):
         lent: set[str | None] = set()
         for index in run:
             for name in blocks[index].layers:
-                if layers[name].borrows is not None and layers[name].borrows not in lent:
+                wanted = layers[name].borrows
+                if wanted is not None and wanted not in lent:
                     raise LayoutError(
-                        f"layout.pipeline={len(stages)}: layer {name!r} borrows {layers[name].borrows!r} on stage "
-                        f"{stage}, which is lent on an earlier one; cut before the lender with | or set "
+                        f"{len(stages)} pipeline stages: layer {name!r} borrows {wanted!r} on stage {stage}, "
+                        "which is lent on an earlier one; cut before the lender with | or layout.stages, or set "
                         "layout.pipeline=1"
                     )
             lent |= {layers[name].lends for name in blocks[index].layers}
             if blocks[index].options.reads == "stream_and_embedding":
                 raise LayoutError(
-                    f"layout.pipeline={len(stages)}: block {blocks[index].name!r} reads the embeddings, which only "
-                    f"stage 0 has, but stands on stage {stage}; cut behind it with | or set layout.pipeline=1"
+                    f"{len(stages)} pipeline stages: block {blocks[index].name!r} reads the embeddings, which only "
+                    f"stage 0 has, but stands on stage {stage}; cut behind it with | or layout.stages, or set "
+                    "layout.pipeline=1"
                 )
         if blocks[run.start - 1].options.writes == "aside":
             raise LayoutError(
-                f"layout.pipeline={len(stages)}: stage {stage} begins behind block {blocks[run.start - 1].name!r}, "
-                "which writes aside; cut before it or one block later with |"
+                f"{len(stages)} pipeline stages: stage {stage} begins behind block {blocks[run.start - 1].name!r}, "
+                "which writes aside; cut before it or one block later with | or layout.stages"
             )
+
+
+def allowed_cuts(blocks: Sequence[BlockSpec], layers: Mapping[str, MixerConfig]) -> list[int]:
+    """Numbers of blocks before each place where `check_stages` allows a cut; each is allowed or not by itself."""
+
+    def allowed(cut: int) -> bool:
+        try:
+            check_stages(blocks, [range(cut), range(cut, len(blocks))], layers)
+        except LayoutError:
+            return False
+        return True
+
+    return [cut for cut in range(1, len(blocks)) if allowed(cut)]
 
 
 def plain_block(layers: tuple[str, ...]) -> BlockSpec:

@@ -1,10 +1,11 @@
-"""Every communication between tensor-parallel ranks, each with its forward and its backward.
+"""Every communication between tensor-parallel or context-parallel ranks, each with its forward and its backward.
 
 Each is the identity, at no cost, where there is one rank. Tensors are sequence-first: (S, B, D).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ def gather_sequence(shard_SBD: Tensor) -> Tensor:
         return shard_SBD
     whole_SBD: Tensor = mappings.gather_from_sequence_parallel_region(shard_SBD, group=group)
     return whole_SBD
+
+
+def begin_gather_sequence(shard_SBD: Tensor) -> Callable[[], Tensor]:
+    """Begins to gather the whole sequence beside other work; what it returns waits for it. All-gather along S, without
+    a backward."""
+    group, shard = tensor_group(), shard_SBD.contiguous()
+    whole_SBD = shard.new_empty(shard.shape[0] * group.size(), *shard.shape[1:])
+    work = dist.all_gather_into_tensor(whole_SBD, shard, group=group, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return whole_SBD
+
+    return finish
 
 
 def reduce_scatter_sequence(partial_SBD: Tensor) -> Tensor:
@@ -56,6 +71,22 @@ def sum_over_copies(partial: Tensor, group: Group | None) -> Tensor:
     """The sum over a group of ranks, of which each goes on with its own work. Forward: all-reduce; backward:
     all-reduce. `group` is `groups.copies_group(...)`."""
     return partial if group is None or group.size() == 1 else _SumBothWays.apply(partial, group)
+
+
+def gather_from_context_ranks(x: Tensor) -> Tensor:
+    """All context-parallel ranks' tensors, one behind the other along the first dimension. Forward: all-gather;
+    backward: reduce-scatter."""
+    gathered: Tensor = mappings.gather_from_sequence_parallel_region(
+        x.contiguous(), group=parallel_state.get_context_parallel_group()
+    )
+    return gathered
+
+
+def exchange_between_context_ranks(parts: Tensor) -> Tensor:
+    """Sends parts[r] to context-parallel rank r, and returns what each rank sent here, in the same shape. Forward and
+    backward: all-to-all."""
+    received: Tensor = mappings.all_to_all(parallel_state.get_context_parallel_group(), parts)
+    return received
 
 
 def max_over_tensor_ranks(x: Tensor) -> Tensor:

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from eyas.core.errors import LayoutError
-from eyas.core.mixer import Dispatched, Placement, Routed
+from eyas.core.mixer import Dispatched, Pieces, Placement, Routed
+from eyas.core.recompute import Recompute
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Coordinates, Weight
-from eyas.parallel.layout import Dispatcher
+from eyas.parallel.cut import Cut
+from eyas.parallel.layout import ContextExchange, Dispatcher
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,36 @@ class Context:
     sequence: bool = False
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
     dispatcher: Dispatcher = "alltoall"
+    cut: Cut | None = None
+    """Which pieces of its sequences this rank has; None for whole sequences."""
+    exchange: ContextExchange = "gather"
     documents_SB: Tensor | None = None
+    pieces: Pieces | None = None
     lent: dict[str, Any] = field(default_factory=dict, compare=False)
     """Filled during a pass, which begins with a context of its own."""
+    recompute: Recompute = ()
+    """What the backward pass computes again."""
+    loss_chunk: int | None = None
+    """Tokens whose logits are made at once; None for all of a microbatch."""
+    forgotten: bool = False
+    """Inside of what is computed again as a whole, so that nothing in it need be dropped by itself."""
+    repeats: bool = False
+    """Whether this pass is that second one."""
+
+    def of(self, length: int, documents_BS: Tensor | None) -> Context:
+        """This context for a microbatch of sequences of `length` tokens, whose documents are (B, S)."""
+        whole_SB = None if documents_BS is None else documents_BS.t()
+        if self.cut is None:
+            return replace(self, documents_SB=whole_SB, lent={})
+        from eyas.parallel import pieces
+
+        own_SB = None if documents_BS is None else self.cut.own(documents_BS).t()
+        own_pieces = pieces.Pieces(self.cut, length, self.exchange, whole_SB)
+        return replace(self, documents_SB=own_SB, pieces=own_pieces, lent={})
+
+    def own(self, rows_BS: Tensor) -> Tensor:
+        """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
+        return rows_BS if self.cut is None else self.cut.own(rows_BS)
 
     def at(self, place: Coordinates) -> Context:
         """The context of a branch that lies on a part of the tensor-parallel ranks; its own on all of them."""
@@ -41,6 +71,18 @@ class Context:
         from eyas.parallel import collectives
 
         return collectives.gather_sequence(x_sBD) if self.sequence else collectives.copy_to_tensor_ranks(x_sBD)
+
+    @property
+    def splits_sequence(self) -> bool:
+        """Whether tensor-parallel ranks hold parts of the sequence between blocks."""
+        return self.sequence and self.place.tensor > 1
+
+    def begin_gather(self, x_sBD: Tensor) -> Callable[[], Tensor]:
+        """Begins what `gather` does between ranks that split the sequence, once more and outside of differentiation;
+        what it returns waits for (S, B, D)."""
+        from eyas.parallel import collectives
+
+        return collectives.begin_gather_sequence(x_sBD)
 
     def reduce(self, partial_SBD: Tensor) -> Tensor:
         """The sum of the ranks' partial sums, as the residual stream keeps it, (s, B, D)."""
@@ -70,7 +112,8 @@ class Context:
             )
         from eyas.parallel import experts
 
-        return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards)
+        each, ranks = (1, 1) if self.cut is None else (self.cut.each, self.cut.ranks)
+        return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards * ranks, pieces=each)
 
     def dispatch(self, x_sBD: Tensor, routed: Routed, rule: RoutingRule) -> Dispatched:
         """This rank's tokens, sent to their experts."""
@@ -80,7 +123,7 @@ class Context:
 
     @property
     def shards(self) -> int:
-        """Ranks that hold parts of one sequence between blocks."""
+        """Tensor-parallel ranks that hold parts of one sequence between blocks."""
         return self.place.tensor if self.sequence else 1
 
     def sum_over_ranks(self, partial: Tensor) -> Tensor:

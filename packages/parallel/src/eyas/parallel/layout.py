@@ -7,10 +7,21 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
+from eyas.core.recompute import FULL, Recompute
 from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
-CHOICES = {"dispatcher": Dispatcher, "branches": BranchPlaces}
+Cut = Literal["auto"]
+ContextOrder = Literal["zigzag", "contiguous"]
+ContextExchange = Literal["gather", "alltoall"]
+CHOICES = {
+    "dispatcher": Dispatcher,
+    "branches": BranchPlaces,
+    "context_order": ContextOrder,
+    "context_exchange": ContextExchange,
+}
+OPTIONS = ("sequence", "distributed_optimizer", "overlap")
+"""Fields that are on or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +33,21 @@ class Layout:
     sequence: bool = False
     """Split activations along the sequence between blocks, over the tensor-parallel processes."""
     pipeline: int = 1
-    """Stages that the blocks are divided into."""
+    """Processes that the blocks are divided over, in stages."""
     virtual_pipeline: int = 1
-    """Interleaved stages on each pipeline process."""
+    """Stages on each pipeline process: process r of p runs stages r, r + p, r + 2p ..., which shortens the time that
+    processes wait for each other."""
+    stages: tuple[int, ...] | Cut | None = None
+    """Blocks of each stage, in order; `auto` for the division whose most expensive stage costs least, in FLOPs with the
+    head and the multi-token-prediction tail; null for the pattern's `|`, or without them an even division."""
     context: int = 1
     """Processes that share each sequence."""
+    context_order: ContextOrder = "zigzag"
+    """Which part of a sequence each of `context` processes has: `zigzag` an early piece and a late one, so that causal
+    attention is the same work for all; `contiguous` one piece."""
+    context_exchange: ContextExchange = "gather"
+    """How attention sees the whole sequence under `context`: `gather` all keys and values, or `alltoall` for a part of
+    the heads."""
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None
@@ -36,31 +57,52 @@ class Layout:
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
+    overlap: bool = False
+    """Reduce gradients over the replicas, part by part, while the last backward pass still computes others."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
-
     branches: BranchPlaces = "together"
     """Where the two branches of a block lie: on all tensor-parallel processes, each on a half of them, or on halves
     that swap from one such block to the next."""
+    recompute: Recompute = ()
+    """What the backward pass computes again instead of keeping it: `full` for whole blocks, or a list of roles such as
+    ssm, attention, mlp, moe, norm."""
+    loss_chunk: int | None = None
+    """Tokens of a microbatch whose logits are made at once, for the loss and again for its gradient; None for all."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name in CHOICES:
+            if field.name == "recompute":
+                if size != FULL and not (isinstance(size, tuple) and all(isinstance(role, str) for role in size)):
+                    raise LayoutError(f"layout.recompute={size!r} must be full, or a list of roles")
+            elif field.name == "stages":
+                if not (
+                    size is None or size in get_args(Cut) or (isinstance(size, tuple) and all(map(_is_size, size)))
+                ):
+                    shown = list(size) if isinstance(size, tuple) else size
+                    raise LayoutError(
+                        f"layout.stages={shown} must be auto, or each stage's number of blocks, at least 1"
+                    )
+            elif field.name in CHOICES:
                 if size not in get_args(CHOICES[field.name]):
                     allowed = ", ".join(get_args(CHOICES[field.name]))
                     raise LayoutError(f"layout.{field.name}={size!r} must be one of {allowed}")
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
-            elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
+            elif not (size is None and field.default is None) and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("virtual_pipeline", 1), ("context", 1)):
-            if getattr(self, name) not in (neutral, 1):
-                raise LayoutError(
-                    f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
-                    "layout.pipeline or layout.data"
-                )
+        if self.overlap and self.data * self.context == 1:
+            raise LayoutError(
+                "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
+                "layout.overlap=false"
+            )
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
+                "processes, but layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual_pipeline=1"
+            )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
@@ -71,6 +113,12 @@ class Layout:
             raise LayoutError(
                 f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
             )
+        for name in ("context_order", "context_exchange"):
+            if self.context == 1 and getattr(self, name) != getattr(Layout, name):
+                raise LayoutError(
+                    f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
+                    "set layout.context=2 or more, or leave it out"
+                )
         self._check_experts()
 
     def _check_experts(self) -> None:
@@ -98,18 +146,38 @@ class Layout:
         """Processes that the layout needs."""
         return self.tensor * self.pipeline * self.context * self.data
 
+    @property
+    def stage_count(self) -> int:
+        """Stages that the blocks are divided into, over all pipeline processes."""
+        return self.pipeline * self.virtual_pipeline
+
+    def stages_of(self, pipeline_rank: int) -> range:
+        """Numbers of the stages that a pipeline process runs."""
+        return range(pipeline_rank, self.stage_count, self.pipeline)
+
+    @property
+    def context_pieces(self) -> int:
+        """Pieces that each sequence is cut into for the context-parallel processes."""
+        return self.context * (2 if self.context > 1 and self.context_order == "zigzag" else 1)
+
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
-        """Raises LayoutError where sequence parallelism cannot split sequences of this length behind the model's
-        `meta_tokens`."""
-        rest = (sequence_length + meta_tokens) % self.tensor
-        if self.sequence and rest:
-            behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
-            fitting = sequence_length + self.tensor - rest
-            unit = str(fitting) if meta_tokens else f"a multiple of {self.tensor} such as {fitting}"
-            raise LayoutError(
-                f"sequence length {sequence_length}{behind} cannot be split over layout.tensor={self.tensor} with "
-                f"layout.sequence=true; use {unit}, or layout.sequence=false"
-            )
+        """Raises LayoutError where context and sequence parallelism cannot split sequences of this length behind the
+        model's `meta_tokens`."""
+        shards = self.tensor if self.sequence else 1
+        unit = self.context_pieces * shards
+        rest = (sequence_length + meta_tokens) % unit
+        if not rest:
+            return
+        behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
+        fitting = sequence_length + unit - rest
+        use = str(fitting) if meta_tokens else f"a multiple of {unit} such as {fitting}"
+        parts = [f"layout.tensor={self.tensor} with layout.sequence=true"] if shards > 1 else []
+        parts += [f"the {self.context_pieces} pieces of layout.context={self.context}"] if self.context > 1 else []
+        remedy = "another layout.context" if self.context > 1 else "layout.sequence=false"
+        raise LayoutError(
+            f"sequence length {sequence_length}{behind} cannot be split over {' and '.join(parts)}; "
+            f"use {use}, or {remedy}"
+        )
 
     def check_batch(self, global_batch: int, microbatch: int) -> None:
         """Raises LayoutError where the sequences of a global batch do not fill whole microbatches on every replica."""
@@ -131,12 +199,25 @@ class Layout:
         self.check_batch(global_batch, microbatch)
         return global_batch // (self.data * microbatch)
 
+    def check_microbatches(self, microbatches: int) -> None:
+        """Raises LayoutError where interleaved stages cannot take turns over the microbatches of a step."""
+        rest = microbatches % self.pipeline
+        if self.virtual_pipeline > 1 and rest:
+            below, above = microbatches - rest, microbatches - rest + self.pipeline
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} works through microbatches in groups of "
+                f"layout.pipeline={self.pipeline}, but each replica has {microbatches} in a step; make it "
+                f"{f'{below} or ' if below else ''}{above} by another global batch or microbatch, or set "
+                "layout.virtual_pipeline=1"
+            )
+
     def check_machine(self, available: int, what: str = "this machine") -> None:
         """Raises LayoutError where the layout needs more than the `available` processes."""
         if self.processes > available:
             raise LayoutError(
                 f"{self} needs {self.processes} processes, but {what} carries at most {available}; make layout.tensor, "
-                "layout.pipeline or layout.data smaller, or start the run under torchrun or SLURM on more machines"
+                "layout.pipeline, layout.context or layout.data smaller, or start the run under torchrun or SLURM on "
+                "more machines"
             )
 
     def check_world(self, processes: int) -> None:
@@ -147,9 +228,12 @@ class Layout:
             raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
 
     def __str__(self) -> str:
-        sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
-        options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
+        names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
+        sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
+        options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
+        if self.recompute:
+            options.append(f"recompute {self.recompute if self.recompute == FULL else ' + '.join(self.recompute)}")
         return f"layout of {', '.join([shape, *options])}"
 
 
