@@ -80,7 +80,16 @@ def test_averaged_branches_and_meta_tokens_are_the_same_under_every_kind_of_layo
 
 @pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "tensor past groups and key-value heads", "context"])
 def test_lent_keys_and_values_are_the_same_under_every_layout_of_one_stage(name):
-    assert_layout_changes_nothing(lending(), FIXED[name])
+    assert_layout_changes_nothing(lending(meta_tokens=0 if name == "context" else 4), FIXED[name])
+
+
+@pytest.mark.parametrize("exchange", ["gather", "alltoall"])
+def test_lent_keys_and_values_are_exchanged_between_context_ranks(exchange):
+    model = lending(meta_tokens=0)
+    scaling = {"rule": "yarn", "factor": 4.0, "original_length": 8, "fast_turns": 4.0}
+    for name in ("attn", "near", "same"):
+        model["layers"][name] |= {"rope_scaling": scaling, "num_kv_heads": 2}
+    assert_layout_changes_nothing(model, Layout(context=2, context_exchange=exchange))
 
 
 def test_keys_and_values_may_be_lent_on_the_last_stage():
