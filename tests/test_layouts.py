@@ -85,6 +85,10 @@ def test_dropout_is_the_same_under_every_kind_of_layout(name):
         assert_layout_changes_nothing(hymba() | {"dropout": 0.3}, FIXED[name])
 
 
+def test_dropout_draws_again_what_it_drew_when_a_block_is_recomputed():
+    assert_layout_changes_nothing(falcon_h1() | {"dropout": 0.3}, Layout(recompute="full"))
+
+
 def test_dropout_of_microbatches_is_that_of_the_batch():
     model = falcon_h1() | {"dropout": 0.3}
     whole, parts = (Trial(model=model, global_batch=4, microbatch=size) for size in (4, 1))
