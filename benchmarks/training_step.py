@@ -122,7 +122,7 @@ def autograd_step(model: nn.Module, loss_of: Callable[[], Tensor], fused: bool) 
 def engine_step(model: HybridLM, batch: dict[str, Tensor]) -> Callable[[], float]:
     spec = model.spec
     engine = Engine(
-        model,
+        [model],
         Layout(),
         hidden_size=spec.hidden_size,
         dtype=torch.float32,

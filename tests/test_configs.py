@@ -19,7 +19,7 @@ from eyas.experiments.dry_run import stage_parameters
 from eyas.experiments.run_config import load_run
 from eyas.layers.model import HybridLM, Stage
 from eyas.parallel.layout import Layout, processes_here
-from eyas.parallel.stages import split
+from eyas.parallel.stages import stages_of
 
 CONF = conf_folder()
 LAYERS = [
@@ -82,13 +82,22 @@ def test_sizes_left_open_follow_the_width():
     assert spec.layers["ssm"].num_heads != spec.layers["attn"].num_heads
 
 
-@given(pipeline=st.sampled_from([1, 2, 3]), depths=st.integers(0, 2), tied=st.booleans(), repeated=st.booleans())
-def test_dry_run_counts_the_weights_of_every_stage(pipeline, depths, tied, repeated):
+@given(
+    sizes=st.sampled_from([(1, 1), (2, 1), (3, 1), (2, 2)]),
+    depths=st.integers(0, 2),
+    tied=st.booleans(),
+    repeated=st.booleans(),
+)
+def test_dry_run_counts_the_weights_of_every_stage(sizes, depths, tied, repeated):
     spec = load_model(models.falcon_h1(tied=tied, depths=depths) | {"mtp_repeated": repeated and depths > 0})
-    layout, sizes = Layout(pipeline=pipeline), {"sequence_length": 8, "microbatch": 1}
-    for here, blocks in enumerate(split(len(spec.pattern.blocks), pipeline)):
-        stage = HybridLM(spec, stage=Stage(blocks, here == 0, here == pipeline - 1))
-        counted = stage_parameters(spec, layout, here) + sum(block_costs(spec, **sizes)[i].parameters for i in blocks)
+    layout, costs = (
+        Layout(pipeline=sizes[0], virtual_pipeline=sizes[1]),
+        block_costs(spec, sequence_length=8, microbatch=1),
+    )
+    cut = stages_of(spec, layout, 8)
+    for here, blocks in enumerate(cut):
+        stage = HybridLM(spec, stage=Stage(blocks, here == 0, here == len(cut) - 1))
+        counted = stage_parameters(spec, layout, here) + sum(costs[index].parameters for index in blocks)
         assert counted == sum(parameter.numel() for parameter in stage.parameters())
 
 
@@ -112,6 +121,15 @@ def test_dry_run_counts_seven_billion_weights_and_allocates_none(monkeypatch, ca
     assert [rank[:2] for rank in ranks] == [("0", "0-43"), ("1", "44-87")]
     held = 2 * sum(int(weights.replace(",", "")) for *_, weights in ranks)
     assert 1 < held / 7_585_654_880 < 1.01  # a few weights are held by both ranks of a stage
+
+
+def test_dry_run_shows_every_stage_of_a_rank_and_balances_their_work(capsys):
+    options = ["model=falcon_h1_tiny", "layout.pipeline=2", "layout.virtual_pipeline=2", "layout.stages=auto"]
+    assert main(["train", "--dry-run", *options, "model.vocab_size=4096"]) == 0
+    ranks = capsys.readouterr().out.partition("Ranks")[2]
+    stages = re.findall(r"│ +(\d) │ +(\d-\d) │ +[\d,]* │ +([\d.]+) │", ranks)
+    assert [stage[:2] for stage in stages] == [("0", "0-1"), ("2", "4-4"), ("1", "2-3"), ("3", "5-5")]
+    assert max(stages, key=lambda stage: float(stage[2]))[0] == "3"  # the head is there
 
 
 @pytest.mark.parametrize("cost", ["activation_bytes", "state_bytes"])

@@ -42,15 +42,18 @@ COMBINED = {
     "tensor and sequence": Layout(tensor=2, sequence=True, context=2),
     "tensor alone": Layout(tensor=2, context=2, context_order="contiguous"),
     "pipeline": Layout(pipeline=2, context=2),
+    "interleaved pipeline": Layout(pipeline=2, virtual_pipeline=2, context=2),
     "data": Layout(data=2, context=2, context_order="contiguous"),
     "distributed optimizer": Layout(data=2, context=2, distributed_optimizer=True),
     "distributed optimizer over context ranks alone": Layout(context=2, distributed_optimizer=True),
+    "branches on halves": Layout(tensor=2, sequence=True, context=2, branches="halves"),
 }
 
 
 @pytest.mark.parametrize("layout", COMBINED.values(), ids=COMBINED.keys())
 def test_falcon_h1_with_a_tail_is_the_same_where_all_is_combined(layout):
-    assert_layout_changes_nothing(falcon_h1(depths=2, tied=True), layout, documents=layout.tensor == 1, microbatch=2)
+    model = falcon_h1(depths=2, tied=True)
+    assert_layout_changes_nothing(model, layout, documents=layout.tensor == 1, global_batch=8, microbatch=2)
 
 
 def test_falcon_h1_is_the_same_on_eight_ranks():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import BALANCED, PENALISED, mixture
 
-from eyas.layers.testing import assert_layout_changes_nothing
+from eyas.layers.testing import Trial, assert_checkpoint_loads, assert_layout_changes_nothing
 from eyas.parallel.layout import Layout
 
 LAYOUTS = {
@@ -29,6 +29,16 @@ LAYOUTS = {
 @pytest.mark.parametrize("options", [BALANCED, PENALISED], ids=["balanced by bias", "by losses"])
 def test_a_mixture_is_the_same_under_every_kind_of_layout(layout, options):
     assert_layout_changes_nothing(mixture(**options), layout)
+
+
+CHECKPOINTS = [("expert", "folded"), ("folded, all-gather", "expert and tensor")]
+
+
+@pytest.mark.parametrize(("first", "second"), CHECKPOINTS)
+def test_a_checkpoint_of_one_grid_loads_on_another_and_on_one_process(first, second):
+    trial = Trial(model=mixture(**BALANCED))
+    assert_checkpoint_loads(trial, LAYOUTS[first], LAYOUTS[second])
+    assert_checkpoint_loads(trial, LAYOUTS[second], Layout())
 
 
 @given(

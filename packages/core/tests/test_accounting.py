@@ -116,3 +116,13 @@ def test_costs_of_the_blocks_add_up_to_the_model(repeat, tied):
     assert sum(cost.parameters for cost in costs) + outside == parameters(model)
     assert sum(cost.forward_flops for cost in costs) + 2 * D * V == forward_flops(model, S)
     assert sum(cost.state_bytes for cost in costs) == state_bytes(model, S, 2)
+
+
+@pytest.mark.parametrize(("branches", "second"), [("halves", [2, 4]), ("swapped", [4, 2])])
+def test_a_rank_has_one_of_two_branches_on_halves(branches, second):
+    for rank, widths in enumerate(zip([2, 4], second, strict=True)):
+        at = Coordinates(tensor_rank=rank, tensor=2, branches=branches)
+        costs = block_costs(spec(), sequence_length=S, microbatch=3, at=at)
+        assert [cost.parameters for cost in costs] == [D + D, D + widths[0] * D, D + D, D + widths[1] * D]
+        kept = [cost.activation_bytes - norm_bytes(D, 3 * S, 1, 4) for cost in costs]
+        assert kept == [1 * 3 * S * 4, widths[0] * 3 * S * 4, 1 * 3 * S * 4, widths[1] * 3 * S * 4]

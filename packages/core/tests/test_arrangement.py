@@ -84,7 +84,7 @@ def stages(pattern, blocks, cut):
 
 
 def test_a_shared_block_stands_on_one_stage():
-    with pytest.raises(LayoutError, match="layout.pipeline=2: shared block 'c' stands on stages 0, 1"):
+    with pytest.raises(LayoutError, match="2 pipeline stages: shared block 'c' stands on stages 0, 1"):
         stages(["c", "b", "c", "b"], {"c": SHARED}, 2)
     stages(["c", "b", "c", "b"], {"c": SHARED}, 3)
     stages(["c", "b", "c", "b"], {"c": {"layers": "a"}}, 2)
@@ -92,7 +92,7 @@ def test_a_shared_block_stands_on_one_stage():
 
 def test_what_a_block_reads_is_on_its_stage():
     aside = {"c": {"layers": "a", "writes": "aside"}}
-    with pytest.raises(LayoutError, match="layout.pipeline=2: stage 1 begins behind block 'c', which writes aside"):
+    with pytest.raises(LayoutError, match="2 pipeline stages: stage 1 begins behind block 'c', which writes aside"):
         stages(["c", "b", "b"], aside, 1)
     stages(["c", "b", "b"], aside, 2)
 

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,12 +56,6 @@ def test_the_experts_grid_must_divide_a_stages_processes(sizes: dict[str, int], 
     assert Layout(tensor=2, data=2, expert=2).coordinates == Coordinates.of(2, 2, 2)
 
 
-@pytest.mark.parametrize("field", ["virtual_pipeline"])
-def test_what_does_not_work_yet_is_refused_by_name(field: str) -> None:
-    with pytest.raises(LayoutError, match=f"layout.{field}=2 is not supported yet"):
-        Layout(tensor=2, **{field: 2})
-
-
 @pytest.mark.parametrize("field", ["tensor", "pipeline", "context", "data"])
 @pytest.mark.parametrize("size", [0, -1, 1.5, "2", True, None])
 def test_sizes_are_whole_positive_numbers(field: str, size: object) -> None:
@@ -77,6 +72,41 @@ def test_switches_are_true_or_false(field: str) -> None:
 def test_sequence_parallelism_needs_tensor_parallelism() -> None:
     with pytest.raises(LayoutError, match=r"layout.tensor=1; set layout.tensor=2 or more"):
         Layout(sequence=True)
+
+
+@given(LAYOUTS, st.integers(1, 4))
+def test_pipeline_processes_take_the_stages_in_turn(layout: Layout, virtual: int) -> None:
+    if layout.pipeline == 1:
+        return
+    interleaved = replace(layout, virtual_pipeline=virtual)
+    held = [interleaved.stages_of(process) for process in range(layout.pipeline)]
+    assert all(len(stages) == virtual for stages in held)
+    assert [stage for turn in zip(*held, strict=True) for stage in turn] == list(range(interleaved.stage_count))
+
+
+def test_interleaved_stages_need_several_pipeline_processes() -> None:
+    with pytest.raises(LayoutError, match=r"layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual"):
+        Layout(virtual_pipeline=2)
+
+
+@given(st.integers(2, 5), st.integers(1, 20))
+def test_interleaved_stages_take_microbatches_in_groups(pipeline: int, microbatches: int) -> None:
+    Layout(pipeline=pipeline).check_microbatches(microbatches)
+    layout = Layout(pipeline=pipeline, virtual_pipeline=2)
+    if microbatches % pipeline == 0:
+        layout.check_microbatches(microbatches)
+        return
+    with pytest.raises(LayoutError) as refused:
+        layout.check_microbatches(microbatches)
+    better = str(refused.value).partition("; make it ")[2].partition(" by")[0]
+    for number in better.split(" or "):
+        layout.check_microbatches(int(number))
+
+
+@pytest.mark.parametrize(("stages", "shown"), [((3, 0), r"\[3, 0\]"), ([3, 3], r"\[3, 3\]"), ("even", "even")])
+def test_stages_are_numbers_of_blocks_or_a_way_to_choose_them(stages: Any, shown: str) -> None:
+    with pytest.raises(LayoutError, match=f"layout.stages={shown} must be auto, or each stage's number of blocks"):
+        Layout(pipeline=2, stages=stages)
 
 
 @given(st.integers(2, 9), st.integers(1, 100))
@@ -148,7 +178,7 @@ def test_a_process_counts_only_the_cores_it_may_use() -> None:
 
 
 def test_layouts_and_launching_cost_no_heavy_import() -> None:
-    modules = ("layout", "stages", "environment", "launch", "rank_errors", "quiet")
+    modules = ("layout", "stages", "in_flight", "environment", "launch", "rank_errors", "quiet")
     imports = "; ".join(f"import eyas.parallel.{module}" for module in modules)
     heavy = "{'torch', 'megatron', 'lightning', 'hydra'} & sys.modules.keys()"
     done = subprocess.run(

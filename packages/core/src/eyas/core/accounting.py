@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
@@ -27,10 +28,12 @@ class BlockCost:
     """Decoding state of one sequence, over all ranks."""
 
 
-def block_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE) -> int:
-    """Weights of one block on a rank, without what a place of it adds: its norms and its mixers."""
+def block_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE, pair: int = 0) -> int:
+    """Weights of one block on a rank, without what a place of it adds: its norms and its mixers. `pair` blocks of two
+    branches stand before it."""
     norms = block.input_width(spec.hidden_size) + block.norms_behind * spec.hidden_size
-    return norms + sum(spec.layers[name].parameters(spec.hidden_size, at) for name in block.layers)
+    held = block.places(at, pair).items()
+    return norms + sum(spec.layers[name].parameters(spec.hidden_size, place) for name, place in held)
 
 
 def place_parameters(spec: ModelSpec, block: BlockSpec, at: Coordinates = WHOLE) -> int:
@@ -44,10 +47,10 @@ def new_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> list[int]:
     """Weights of each block on a rank, a shared block's where it stands first."""
     counted: set[str | None] = set()
     found = []
-    for block in spec.blocks:
+    for block, pair in zip(spec.blocks, pairs_before(spec.blocks), strict=True):
         again = block.options.shared and block.name in counted
         counted.add(block.name)
-        body = 0 if again else block_parameters(spec, block, at)
+        body = 0 if again else block_parameters(spec, block, at, pair)
         found.append(body + place_parameters(spec, block, at))
     return found
 
@@ -86,7 +89,20 @@ def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvent
     """Forward FLOPs per token, without the multi-token-prediction tail; causal attention is counted as half the square,
     a multiply-add as two."""
     blocks = sum(block_flops(spec, block, sequence_length, convention) for block in spec.blocks)
-    return blocks + 2.0 * spec.hidden_size * spec.vocab_size
+    return blocks + head_flops(spec)
+
+
+def head_flops(spec: ModelSpec) -> float:
+    """Forward FLOPs per token of the output head. The embedding has none: it looks rows up."""
+    return 2.0 * spec.hidden_size * spec.vocab_size
+
+
+def flops_in_place(spec: ModelSpec, sequence_length: int) -> list[float]:
+    """Forward FLOPs per token of each block with what stands before and behind it: the last one's with the head and the
+    multi-token-prediction tail. Their sum is the whole model's."""
+    flops = [block_flops(spec, block, sequence_length) for block in spec.blocks]
+    flops[-1] += head_flops(spec) + tail_flops(spec, sequence_length)
+    return flops
 
 
 def block_flops(spec: ModelSpec, block: BlockSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
@@ -100,7 +116,7 @@ def tail_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention
     """Forward FLOPs per token of the multi-token-prediction tail: every depth has its blocks and the head again."""
     d = spec.hidden_size
     blocks = sum(block_flops(spec, block, sequence_length, convention) for depth in spec.depths for block in depth)
-    return blocks + len(spec.depths) * (4.0 * d * d + 2.0 * d * spec.vocab_size)
+    return blocks + len(spec.depths) * (4.0 * d * d + head_flops(spec))
 
 
 def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
@@ -132,14 +148,16 @@ def block_costs(
     """Every block's costs on a rank where BlockCost says so, with elements of `element` bytes;
     `sequence` says that the ranks split the residual stream along the sequence."""
     shares = at.tensor if sequence else 1
-    counts = new_parameters(spec, at)
+    counts, pairs = new_parameters(spec, at), pairs_before(spec.blocks)
     return [
         BlockCost(
             index=index,
             layers=(block.name,) if block.name else block.layers,
             parameters=counts[index],
             forward_flops=block_flops(spec, block, sequence_length),
-            activation_bytes=block_activation_bytes(spec, block, sequence_length, microbatch, at, shares, element),
+            activation_bytes=block_activation_bytes(
+                spec, block, sequence_length, microbatch, at, shares, element, pairs[index]
+            ),
             state_bytes=block_state_bytes(spec, block, sequence_length, element),
         )
         for index, block in enumerate(spec.blocks)
@@ -147,14 +165,22 @@ def block_costs(
 
 
 def block_activation_bytes(
-    spec: ModelSpec, block: BlockSpec, sequence_length: int, microbatch: int, at: Coordinates, shares: int, element: int
+    spec: ModelSpec,
+    block: BlockSpec,
+    sequence_length: int,
+    microbatch: int,
+    at: Coordinates,
+    shares: int,
+    element: int,
+    pair: int = 0,
 ) -> float:
     """What a rank keeps of a block for the backward pass: its norm's part, its mixers'; what norms
     behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream."""
     d, length = spec.hidden_size, sequence_length + spec.meta_tokens
     tokens = length * microbatch
     kept = norm_bytes(block.input_width(d), tokens, shares, element)
-    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, at) for name in block.layers)
+    held = block.places(at, pair).items()
+    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, place) for name, place in held)
     kept += block.norms_behind * read_bytes(d, tokens, element) / shares
     kept += block.options.projection * tokens * d * element / shares
     for layer, groups in block.options.adapters.items():

@@ -26,6 +26,11 @@ def arrange(
     return arranged
 
 
+def pairs_before(blocks: Sequence[BlockSpec]) -> list[int]:
+    """For each block the number of blocks of two branches that stand before it."""
+    return [sum(block.pairs for block in blocks[:index]) for index in range(len(blocks))]
+
+
 def fitted(layers: Mapping[str, MixerConfig], blocks: Sequence[BlockSpec], hidden_size: int) -> dict[str, MixerConfig]:
     """The layers with the input widths of their blocks. Raises ConfigError for a layer that cannot have its own."""
     widths = {layer: block.input_width(hidden_size) for block in blocks for layer in block.layers}
@@ -94,22 +99,36 @@ def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
         used = [stage for stage, run in enumerate(stages) if name in {blocks[index].name for index in run}]
         if len(used) > 1:
             raise LayoutError(
-                f"layout.pipeline={len(stages)}: shared block {name!r} stands on stages {', '.join(map(str, used))}, "
-                "whose copies would drift apart; cut the pattern with | so that one stage has it, or set "
+                f"{len(stages)} pipeline stages: shared block {name!r} stands on stages {', '.join(map(str, used))}, "
+                "whose copies would drift apart; cut with | or layout.stages so that one stage has it, or set "
                 "layout.pipeline=1"
             )
     for stage, run in enumerate(stages[1:], 1):
         for index in run:
             if blocks[index].options.reads == "stream_and_embedding":
                 raise LayoutError(
-                    f"layout.pipeline={len(stages)}: block {blocks[index].name!r} reads the embeddings, which only "
-                    f"stage 0 has, but stands on stage {stage}; cut behind it with | or set layout.pipeline=1"
+                    f"{len(stages)} pipeline stages: block {blocks[index].name!r} reads the embeddings, which only "
+                    f"stage 0 has, but stands on stage {stage}; cut behind it with | or layout.stages, or set "
+                    "layout.pipeline=1"
                 )
         if blocks[run.start - 1].options.writes == "aside":
             raise LayoutError(
-                f"layout.pipeline={len(stages)}: stage {stage} begins behind block {blocks[run.start - 1].name!r}, "
-                "which writes aside; cut before it or one block later with |"
+                f"{len(stages)} pipeline stages: stage {stage} begins behind block {blocks[run.start - 1].name!r}, "
+                "which writes aside; cut before it or one block later with | or layout.stages"
             )
+
+
+def allowed_cuts(blocks: Sequence[BlockSpec]) -> list[int]:
+    """Numbers of blocks before each place where `check_stages` allows a cut; each is allowed or not by itself."""
+
+    def allowed(cut: int) -> bool:
+        try:
+            check_stages(blocks, [range(cut), range(cut, len(blocks))])
+        except LayoutError:
+            return False
+        return True
+
+    return [cut for cut in range(1, len(blocks)) if allowed(cut)]
 
 
 def plain_block(layers: tuple[str, ...]) -> BlockSpec:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig
-from eyas.core.weights import Weight, replicated
+from eyas.core.weights import Coordinates, Weight, replicated
+
+AtRank = TypeVar("AtRank", bound=Coordinates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,18 @@ class BlockSpec:
     def input_width(self, hidden_size: int) -> int:
         """Width of what the norm and the mixers read."""
         return hidden_size * (2 if self.options.reads == "stream_and_embedding" else 1)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether two branches stand side by side, which can lie on a half of the tensor-parallel ranks each."""
+        return len(self.layers) == 2
+
+    def places(self, at: AtRank, pair: int) -> dict[str, AtRank]:
+        """The rank's place for each of the branches that it holds; see Coordinates.of_branch."""
+        if not self.pairs:
+            return dict.fromkeys(self.layers, at)
+        found = {name: at.of_branch(branch, pair) for branch, name in enumerate(self.layers)}
+        return {name: place for name, place in found.items() if place is not None}
 
     @property
     def norms_behind(self) -> int:

@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal, Self
 
 from eyas.core.errors import LayoutError
 
 Initializer = Callable[[Any, Any], None]
 """Fills a whole float tensor from a torch.Generator, in place: `initializer(tensor, generator)`."""
+
+
+BranchPlaces = Literal["together", "halves", "swapped"]
+"""Where the two branches of a block lie: on all tensor-parallel ranks, each on a half of them, or on halves that swap
+from one such block to the next."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,18 @@ class Coordinates:
     expert_tensor_rank: int = 0
     expert_tensor: int = 1
     """Ranks that divide each expert's axis among themselves."""
+    branches: BranchPlaces = "together"
+    """Where the two branches of a block lie."""
+
+    def of_branch(self, branch: int, pair: int) -> Self | None:
+        """The rank's place among those that hold a block's first or second branch (0 or 1), None where it is not among
+        them. `pair` is how many blocks of two branches stand before this one."""
+        half, swap = self.tensor // 2, self.branches == "swapped" and pair % 2 == 1
+        if self.branches == "together":
+            return self
+        if (self.tensor_rank >= half) != (bool(branch) != swap):
+            return None
+        return replace(self, tensor_rank=self.tensor_rank % half, tensor=half, branches="together")
 
     @staticmethod
     def of(tensor: int = 1, expert: int = 1, expert_tensor: int | None = None) -> Coordinates:

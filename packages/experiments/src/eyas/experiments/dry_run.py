@@ -9,6 +9,7 @@ from rich.table import Table
 
 from eyas.core.accounting import (
     block_costs,
+    flops_in_place,
     loss_bytes,
     parameters,
     state_bytes,
@@ -20,6 +21,7 @@ from eyas.core.accounting import (
 )
 from eyas.core.model import ModelSpec
 from eyas.experiments.run_config import RunConfig
+from eyas.parallel.in_flight import most_kept
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
 
@@ -89,32 +91,39 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
 
 
 def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
-    """Weights and memory of each pipeline stage's ranks, which are alike but for the replicas' data."""
-    layout, element = run.layout, ELEMENT[run.trainer.precision]
-    stages = stages_of(spec, layout.pipeline)
+    """The stages of each pipeline process, one below the other, and what its ranks hold, which are alike but for the
+    replicas' data."""
+    layout, element, length = run.layout, ELEMENT[run.trainer.precision], run.data.sequence_length
+    cut = stages_of(spec, layout, length)
     table = Table(title=f"Ranks ({layout.tensor * layout.data} of each kind)", title_justify="left")
-    for heading in ("stage", "blocks", "parameters", "weights and optimizer MiB", "activations MiB"):
+    for heading in ("stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")
     sizes: dict[str, Any] = {
-        "sequence_length": run.data.sequence_length,
+        "sequence_length": length,
         "microbatch": run.trainer.microbatch,
         "at": layout.coordinates,
         "sequence": layout.sequence,
         "element": element,
     }
-    costs = block_costs(spec, **sizes)
+    costs, flops = block_costs(spec, **sizes), flops_in_place(spec, length)
+    behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)
+    kept = [sum(costs[index].activation_bytes for index in blocks) for blocks in cut]
+    kept[-1] += behind
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
-    for stage, blocks in enumerate(stages):
-        weights = stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in blocks)
-        in_flight = min(layout.pipeline - stage, microbatches)
-        behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes) if stage == layout.pipeline - 1 else 0.0
-        kept = in_flight * (behind + sum(costs[index].activation_bytes for index in blocks))
+    for process in range(layout.pipeline):
+        stages = layout.stages_of(process)
+        weights = sum(
+            stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in cut[stage])
+            for stage in stages
+        )
+        most = most_kept(layout, process, microbatches, [kept[stage] for stage in stages])
         table.add_row(
-            str(stage),
-            f"{blocks.start}-{blocks.stop - 1}",
+            "\n".join(map(str, stages)),
+            "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
             f"{weights:,}",
+            "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
             f"{weights * bytes_per_weight(layout, element) / 2**20:,.1f}",
-            f"{kept / 2**20:,.1f}",
+            f"{most / 2**20:,.1f}",
         )
     return table
 
@@ -123,7 +132,7 @@ def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     """Weights of a stage's rank outside its blocks: embedding, meta tokens, final norm, head, multi-token-prediction
     tail."""
     matrix = vocabulary_rows(spec, layout.coordinates) * spec.hidden_size
-    first, last = stage == 0, stage == layout.pipeline - 1
+    first, last = stage == 0, stage == layout.stage_count - 1
     embedding = first or (last and spec.embeds_twice)
     head = last and not spec.tie_embeddings
     behind = spec.hidden_size + tail_parameters(spec, layout.coordinates) if last else 0

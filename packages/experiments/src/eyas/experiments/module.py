@@ -10,21 +10,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
 from eyas.layers.model import HybridLM
-from eyas.layers.rank_model import model_here
+from eyas.layers.rank_model import stages_here
 from eyas.parallel import checkpoint
 from eyas.parallel.engine import Engine, device_here
+from eyas.parallel.stage import joined
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 class TrainingModule(LightningModule):
-    """Builds this rank's stage of the model and drives the engine around it."""
+    """Builds this rank's stages of the model and drives the engine around it."""
 
     automatic_optimization = False
 
@@ -34,7 +35,8 @@ class TrainingModule(LightningModule):
         self.run, self.start = run, start
         self.spec = run.spec
         self.dtype_ = DTYPES[run.trainer.precision]
-        self.model: HybridLM | None = None
+        self.stages: list[HybridLM] = []
+        self.model: nn.Module | None = None
         self.engine: Engine | None = None
         self.validation_loss: float | None = None
         self.validated_at = -1
@@ -43,22 +45,23 @@ class TrainingModule(LightningModule):
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        self.model = model_here(self.spec, self.run.layout, self.dtype_, self.run.seed)
+        length = self.run.data.sequence_length
+        self.stages = stages_here(self.spec, self.run.layout, self.dtype_, self.run.seed, length)
+        self.model = joined(self.stages)
         if self.start is not None:
             shards = checkpoint.sharded_weights(self.model)
             self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
 
     def make_engine(self, fitting: bool) -> Engine:
-        """The engine around this rank's stage; with an optimizer when fitting."""
-        assert self.model is not None
+        """The engine around this rank's stages; with an optimizer when fitting."""
         self.engine = Engine(
-            self.model,
+            self.stages,
             self.run.layout,
             hidden_size=self.spec.hidden_size,
             dtype=self.dtype_,
             tied=self.spec.embeds_twice,
             meta_tokens=self.spec.meta_tokens,
-            losses=self.model.losses,
+            losses=self.stages[0].losses,
             optimizer=self.run.optimizer if fitting else None,
         )
         return self.engine

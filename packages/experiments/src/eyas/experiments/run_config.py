@@ -13,6 +13,7 @@ from eyas.core.model import ModelSpec, load_model
 from eyas.core.schema import load
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
+from eyas.parallel.branches import check_split
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.stages import stages_of
@@ -112,7 +113,7 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
-    layout.check_batch(trainer.global_batch, trainer.microbatch)
+    layout.check_microbatches(layout.microbatches(trainer.global_batch, trainer.microbatch))
     layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
     if run.data.isolate_documents and spec.meta_tokens:
         raise ConfigError(
@@ -120,10 +121,6 @@ def check(run: RunConfig) -> None:
             "set one of them to its default"
         )
     for name, mixer in spec.layers.items():
-        try:
-            mixer.check_split(spec.hidden_size, layout.coordinates)
-        except LayoutError as error:
-            raise LayoutError(f"model.layers.{name}: {error}") from error
         if mixer.owns_tokens and layout.tensor > 1 and not layout.sequence:
             raise LayoutError(
                 f"model.layers.{name} ({mixer.kind}) works on each rank's own tokens, so layout.tensor={layout.tensor} "
@@ -147,7 +144,8 @@ def check(run: RunConfig) -> None:
             value = getattr(layout, field)
             if value != getattr(Layout, field):
                 raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
-    stages_of(spec, layout.pipeline)
+    check_split(spec, layout)
+    stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "

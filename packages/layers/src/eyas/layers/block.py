@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import reduce
 from operator import add
 
+import torch
 from torch import Tensor, nn
 
 from eyas.core.block_config import BlockConfig, BlockSpec
@@ -26,15 +27,21 @@ NOTHING: Changed = {}
 class Branches(nn.Module):
     """sum of branch(norm(x)), or the mean of the branches' outputs, each behind an RMSNorm of its own: one gather
     whatever the number of branches, and for the sum one reduction; none for those that work on each rank's own tokens.
-    What a shared block shares."""
+    What a shared block shares.
 
-    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement) -> None:
+    A rank may hold one of two branches alone (`pair` is the number of such blocks before): the sum over the ranks is
+    the same."""
+
+    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement, pair: int = 0) -> None:
         super().__init__()
-        self.options = block.options
+        self.options, self.layers = block.options, block.layers
         self.norm = RMSNorm(block.input_width(spec.hidden_size), spec.norm_epsilon, place)
         layers = {name: spec.layers[name] for name in block.layers}
         self.branches = nn.ModuleDict(
-            {name: mixer(layer.kind).mixer(layer, spec.hidden_size, place) for name, layer in layers.items()}
+            {
+                name: mixer(layers[name].kind).mixer(layers[name], spec.hidden_size, at)
+                for name, at in block.places(place, pair).items()
+            }
         )
         if block.norms_behind:
             norms = {name: RMSNorm(spec.hidden_size, spec.norm_epsilon, place) for name in layers}
@@ -45,7 +52,10 @@ class Branches(nn.Module):
         x_sBD = self.norm(x_sBD)
         complete, readers = self.complete(x_sBD, context), self.readers()
         x_SBD = context.gather(x_sBD) if readers else x_sBD
-        partials = {name: forward_with(changed.get(name, {}), branch, x_SBD, context) for name, branch in readers}
+        partials = {
+            name: forward_with(changed.get(name, {}), branch, x_SBD, context.at(branch.place))
+            for name, branch in readers
+        }
         return self.combine(partials, complete, context)
 
     def initial_state(self, batch: int) -> list[object]:
@@ -82,11 +92,12 @@ class Branches(nn.Module):
             for branch in self.mixers():
                 output = with_bias(branch, output)
             return output
-        outputs = []
-        for name, branch in self.named():
-            parts = [context.reduce(partials[name])] if name in partials else []
-            parts += [complete[name]] if name in complete else []
-            outputs.append(self.branch_norms[name](with_bias(branch, total(parts))))
+        outputs, held = [], dict(self.named())
+        for name in self.layers:
+            partial = partials.get(name) if name in held else nothing_of(partials)
+            parts = [] if partial is None else [context.reduce(partial)]
+            output = total([*parts, *([complete[name]] if name in complete else [])])
+            outputs.append(self.branch_norms[name](with_bias(held[name], output) if name in held else output))
         return total(outputs) / len(outputs)
 
     def mixers(self) -> list[Mixer]:
@@ -101,8 +112,8 @@ class Branches(nn.Module):
 class Block(Branches):
     """A block that stands in one place: its output is added to what it reads, or goes where its options say."""
 
-    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement) -> None:
-        super().__init__(spec, block, place)
+    def __init__(self, spec: ModelSpec, block: BlockSpec, place: Placement, pair: int = 0) -> None:
+        super().__init__(spec, block, place, pair)
         self.projection = projection(spec, block, place)
 
     def forward(self, h_sBD: Tensor, context: Context) -> Tensor:
@@ -127,6 +138,12 @@ class Block(Branches):
 def total(outputs: list[Tensor]) -> Tensor:
     """The sum of at least one tensor."""
     return reduce(add, outputs)
+
+
+def nothing_of(partials: dict[str, Tensor]) -> Tensor:
+    """This rank's part of a branch that lies on others. It asks for a gradient, so that all ranks communicate alike in
+    the backward pass."""
+    return torch.zeros_like(next(iter(partials.values()))).requires_grad_()
 
 
 def with_bias(branch: Mixer, output: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eyas.core.arrangement import pairs_before
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import empty_parameter
 from eyas.core.model import ModelSpec
@@ -55,15 +56,15 @@ class HybridLM(nn.Module):
             self.embedding = Vocabulary(spec, place)
         if self.stage.first and spec.meta_tokens:
             self.meta_tokens = empty_parameter(replicated(spec.meta_tokens, spec.hidden_size), place)
-        blocks = {index: spec.blocks[index] for index in self.stage.blocks}
-        once = {block.name: block for block in blocks.values() if block.options.shared}
-        shared = {str(name): Branches(spec, block, place) for name, block in once.items()}
+        blocks, pairs = {index: spec.blocks[index] for index in self.stage.blocks}, pairs_before(spec.blocks)
+        once = {blocks[index].name: index for index in reversed(blocks) if blocks[index].options.shared}
+        shared = {str(name): Branches(spec, blocks[index], place, pairs[index]) for name, index in once.items()}
         self.shared = nn.ModuleDict(shared)
         self.blocks = nn.ModuleDict(
             {
                 str(index): SharedUse(spec, block, place, shared[str(block.name)])
                 if block.options.shared
-                else Block(spec, block, place)
+                else Block(spec, block, place, pairs[index])
                 for index, block in blocks.items()
             }
         )
@@ -106,7 +107,7 @@ class HybridLM(nn.Module):
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)
         if labels_BS is None:
-            return self.logits(normed_sBD, context, skip=0 if context.cut else self.spec.meta_tokens)
+            return self.logits(normed_sBD, context, skip=0 if context.own_pieces else self.spec.meta_tokens)
         loss_SB = self.loss(normed_sBD, labels_BS, context)
         if not self.spec.depths:
             return loss_SB
@@ -166,7 +167,7 @@ class HybridLM(nn.Module):
         """Each token's cross-entropy behind the head, (S, B). Pieces begin anywhere, so that where ranks share
         sequences the meta tokens have losses too, of zero."""
         front = self.spec.meta_tokens
-        if context.cut is not None:
+        if context.own_pieces is not None:
             front, labels_BS = 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED))
         logits_SBV = self.logits(normed_sBD, context, skip=front)
         return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)

@@ -6,15 +6,19 @@ import torch
 
 from eyas.core.model import ModelSpec
 from eyas.layers.model import HybridLM, Stage
-from eyas.parallel.engine import context_here, stage_here
+from eyas.parallel import engine
+from eyas.parallel.branches import check_split
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
 
 
-def model_here(spec: ModelSpec, layout: Layout, dtype: torch.dtype, seed: int) -> HybridLM:
-    """This rank's stage of the model and its share of every weight, drawn from `seed`; after
-    `groups.initialise(layout)`. Raises LayoutError where the blocks cannot be cut into the layout's stages."""
-    here = stage_here()
-    blocks = stages_of(spec, layout.pipeline)[here]
-    stage = Stage(blocks, first=here == 0, last=here == layout.pipeline - 1)
-    return HybridLM(spec, context_here(layout, dtype), stage).initialise(seed)
+def stages_here(spec: ModelSpec, layout: Layout, dtype: torch.dtype, seed: int, sequence_length: int) -> list[HybridLM]:
+    """This rank's stages of the model, in order, and its share of every weight, drawn from `seed`; after
+    `groups.initialise(layout)`. Raises LayoutError where the layout cannot divide it."""
+    check_split(spec, layout)
+    cut, last = stages_of(spec, layout, sequence_length), layout.stage_count - 1
+    context = engine.context_here(layout, dtype)
+    return [
+        HybridLM(spec, context, Stage(cut[number], first=number == 0, last=number == last)).initialise(seed)
+        for number in engine.stages_here(layout)
+    ]

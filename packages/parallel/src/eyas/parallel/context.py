@@ -11,9 +11,9 @@ from torch import Tensor
 from eyas.core.errors import LayoutError
 from eyas.core.mixer import Dispatched, Pieces, Placement, Routed
 from eyas.core.routing import RoutingRule
-from eyas.core.weights import Weight
-from eyas.parallel.cut import Cut
+from eyas.core.weights import Coordinates, Weight
 from eyas.parallel.layout import ContextExchange, Dispatcher
+from eyas.parallel.own_pieces import OwnPieces
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Context:
     sequence: bool = False
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
     dispatcher: Dispatcher = "alltoall"
-    cut: Cut | None = None
+    own_pieces: OwnPieces | None = None
     """Which pieces of its sequences this rank has; None for whole sequences."""
     exchange: ContextExchange = "gather"
     documents_SB: Tensor | None = None
@@ -33,16 +33,24 @@ class Context:
     def of(self, length: int, documents_BS: Tensor | None) -> Context:
         """This context for a microbatch of sequences of `length` tokens, whose documents are (B, S)."""
         whole_SB = None if documents_BS is None else documents_BS.t()
-        if self.cut is None:
+        if self.own_pieces is None:
             return replace(self, documents_SB=whole_SB)
         from eyas.parallel import pieces
 
-        own_SB = None if documents_BS is None else self.cut.own(documents_BS).t()
-        return replace(self, documents_SB=own_SB, pieces=pieces.Pieces(self.cut, length, self.exchange, whole_SB))
+        own_SB = None if documents_BS is None else self.own_pieces.own(documents_BS).t()
+        return replace(
+            self, documents_SB=own_SB, pieces=pieces.Pieces(self.own_pieces, length, self.exchange, whole_SB)
+        )
 
     def own(self, rows_BS: Tensor) -> Tensor:
         """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
-        return rows_BS if self.cut is None else self.cut.own(rows_BS)
+        return rows_BS if self.own_pieces is None else self.own_pieces.own(rows_BS)
+
+    def at(self, place: Coordinates) -> Context:
+        """The context of a branch that lies on a part of the tensor-parallel ranks; its own on all of them."""
+        if (place.tensor, place.tensor_rank) == (self.place.tensor, self.place.tensor_rank):
+            return self
+        return replace(self, place=replace(self.place, tensor=place.tensor, tensor_rank=place.tensor_rank))
 
     def gather(self, x_sBD: Tensor) -> Tensor:
         """The normed input as every branch reads it, (S, B, D); its gradient is summed over the ranks."""
@@ -80,7 +88,7 @@ class Context:
             )
         from eyas.parallel import experts
 
-        each, ranks = (1, 1) if self.cut is None else (self.cut.each, self.cut.ranks)
+        each, ranks = (1, 1) if self.own_pieces is None else (self.own_pieces.each, self.own_pieces.ranks)
         return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards * ranks, pieces=each)
 
     def dispatch(self, x_sBD: Tensor, routed: Routed, rule: RoutingRule) -> Dispatched:
@@ -95,12 +103,12 @@ class Context:
         return self.place.tensor if self.sequence else 1
 
     def sum_over_ranks(self, partial: Tensor) -> Tensor:
-        """Sum over the tensor-parallel ranks, of which each goes on with its own work; differentiable."""
+        """Sum over the ranks that the mixer lies on, of which each goes on with its own work; differentiable."""
         if self.place.tensor == 1:
             return partial
-        from eyas.parallel import collectives
+        from eyas.parallel import collectives, groups
 
-        return collectives.sum_over_copies(partial, collectives.tensor_group())
+        return collectives.sum_over_copies(partial, groups.copies_group(self.place.tensor))
 
     def total(self, value: Tensor) -> Tensor:
         """Sum over the tensor-parallel ranks, outside of differentiation."""

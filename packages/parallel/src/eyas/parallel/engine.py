@@ -15,7 +15,6 @@ from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host
 from eyas.parallel.after_batch import AfterBatch, Figures
 from eyas.parallel.context import Context
-from eyas.parallel.cut import Cut
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
 from eyas.parallel.megatron import (
@@ -30,7 +29,8 @@ from eyas.parallel.megatron import (
     parallel_state,
 )
 from eyas.parallel.options import OptimizerOptions
-from eyas.parallel.stage import StageModule
+from eyas.parallel.own_pieces import OwnPieces
+from eyas.parallel.stage import StageModule, joined
 
 Batch = Mapping[str, Tensor]
 """A microbatch's tensors by name, each (B, S)."""
@@ -50,22 +50,23 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         expert=layout.expert,
         expert_tensor_rank=parallel_state.get_expert_tensor_parallel_rank(),
         expert_tensor=layout.inside_experts,
+        branches=layout.branches,
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    return Context(place, layout.sequence, layout.dispatcher, cut_here(layout), layout.context_exchange)
+    return Context(place, layout.sequence, layout.dispatcher, own_pieces_here(layout), layout.context_exchange)
 
 
-def cut_here(layout: Layout) -> Cut | None:
+def own_pieces_here(layout: Layout) -> OwnPieces | None:
     """Which pieces of its sequences this rank has; None where it has them whole."""
     if layout.context == 1:
         return None
-    return Cut(parallel_state.get_context_parallel_rank(), layout.context, layout.context_order)
+    return OwnPieces(parallel_state.get_context_parallel_rank(), layout.context, layout.context_order)
 
 
-def stage_here() -> int:
-    """This rank's pipeline stage."""
-    return int(parallel_state.get_pipeline_model_parallel_rank())
+def stages_here(layout: Layout) -> range:
+    """Numbers of this rank's pipeline stages."""
+    return layout.stages_of(parallel_state.get_pipeline_model_parallel_rank())
 
 
 def replica_here() -> int:
@@ -74,11 +75,11 @@ def replica_here() -> int:
 
 
 class Engine:
-    """Trains and evaluates this rank's stage of a model. Every rank of the layout makes one and calls it alike."""
+    """Trains and evaluates this rank's stages of a model. Every rank of the layout makes one and calls it alike."""
 
     def __init__(
         self,
-        model: nn.Module,
+        stages: Sequence[nn.Module],
         layout: Layout,
         *,
         hidden_size: int,
@@ -88,23 +89,26 @@ class Engine:
         losses: Sequence[str] = (LOSS,),
         optimizer: OptimizerOptions | None = None,
     ) -> None:
-        """`tied` says that the last stage has the first one's embedding too, `meta_tokens` how much longer the model
-        makes the sequences that its stages send each other, and `losses` what the model reports. `optimizer` None makes
-        an engine that only evaluates."""
+        """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding
+        too, `meta_tokens` how much longer the model makes the sequences that its stages send each other, and `losses`
+        what the model reports. `optimizer` None makes an engine that only evaluates."""
         self.figures: Figures = {}
-        self.after_batch = AfterBatch(model, layout)
-        self.model, self.layout, self.tied = model, layout, tied
+        self.model, self.layout = joined(stages), layout
+        self.after_batch = AfterBatch(self.model, layout)
         self.meta_tokens, self.losses = meta_tokens, losses
-        first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
+        numbers, end = stages_here(layout), layout.stage_count - 1
+        self.tied_copy = tied and numbers[-1] == end > 0
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
-        gradients.mark(model, tied_copy=tied and last and not first)
-        stage = StageModule(model, self.config, first=first, last=last, tied=tied)
-        self.chunks: list[nn.Module] = [stage]
+        gradients.mark(self.model, tied_copy=self.tied_copy)
+        self.chunks: list[nn.Module] = [
+            StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
+            for number, stage in zip(numbers, stages, strict=True)
+        ]
         self.optimizer = None
         if optimizer is not None:
             sharded = DistributedDataParallelConfig(use_distributed_optimizer=layout.distributed_optimizer)
-            self.chunks = [DistributedDataParallel(self.config, sharded, stage)]
+            self.chunks = [DistributedDataParallel(self.config, sharded, chunk) for chunk in self.chunks]
             self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
 
     def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:
@@ -135,10 +139,7 @@ class Engine:
 
     def sharded_state(self, *, loading: bool) -> dict[str, Any]:
         """This rank's weights and optimizer state as parts of whole tensors, to save or to load into."""
-        tied_copy = (
-            self.tied and parallel_state.is_pipeline_last_stage() and not parallel_state.is_pipeline_first_stage()
-        )
-        weights = checkpoint.sharded_weights(self.model, tied_copy=tied_copy)
+        weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
         state: dict[str, Any] = {"model": weights}
         if self.optimizer is not None:
             metadata = checkpoint.DISTRIBUTED_OPTIMIZER if self.layout.distributed_optimizer else None
@@ -146,11 +147,14 @@ class Engine:
         return state
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> list[Tensor]:
+        self.layout.check_microbatches(len(microbatches))
         batch, sequence = microbatches[0]["tokens"].shape
         rows = self.layout.context_pieces // self.layout.context
-        return get_forward_backward_func()(
-            forward_step_func=partial(forward_step, cut=cut_here(self.layout)),
-            data_iterator=iter(microbatches),
+        iterators = [iter(microbatches) for _ in self.chunks]
+        schedule = get_forward_backward_func(self.layout.pipeline, self.config.virtual_pipeline_model_parallel_size)
+        return schedule(
+            forward_step_func=partial(forward_step, own_pieces=own_pieces_here(self.layout)),
+            data_iterator=iterators,
             model=self.chunks,
             num_microbatches=len(microbatches),
             seq_length=(sequence + self.meta_tokens) // rows,
@@ -171,11 +175,11 @@ class Engine:
         return total.tolist()
 
 
-def forward_step(microbatches: Iterator[Batch], stage: nn.Module, cut: Cut | None) -> tuple[Tensor, Any]:
+def forward_step(microbatches: Iterator[Batch], stage: nn.Module, own_pieces: OwnPieces | None) -> tuple[Tensor, Any]:
     """The next microbatch through a stage; what Megatron-Core's schedules call. Ranks that share sequences read the
     same labels, which the first of them counts."""
     batch = next(microbatches)
-    labels_BS = batch["labels"] if cut is None or cut.rank == 0 else batch["labels"].new_empty(0)
+    labels_BS = batch["labels"] if own_pieces is None or own_pieces.rank == 0 else batch["labels"].new_empty(0)
     return stage(batch), partial(sum_loss, labels_BS)
 
 
@@ -190,14 +194,19 @@ def sum_loss(labels_BS: Tensor, losses: Tensor | Losses) -> tuple[Tensor, Tensor
 
 
 def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> TransformerConfig:
-    """What schedules, data-parallel buffers and finalization read; the model itself is ours."""
+    """What schedules, data-parallel buffers and finalization read; the model itself is ours.
+
+    Interleaved stages send as soon as they are done and wait only for what they need next, one message at a time.
+    """
+    interleaved = layout.virtual_pipeline > 1
     return TransformerConfig(
-        num_layers=layout.pipeline,
+        num_layers=layout.stage_count,
         hidden_size=hidden_size,
         num_attention_heads=layout.tensor,
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         context_parallel_size=layout.context,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
         sequence_parallel=layout.sequence,
         pipeline_dtype=dtype,
         params_dtype=dtype,
@@ -205,7 +214,8 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
         calculate_per_token_loss=True,
         use_cpu_initialization=True,
         gradient_accumulation_fusion=False,
-        batch_p2p_comm=host.batches_messages(),
+        overlap_p2p_comm=interleaved,
+        batch_p2p_comm=host.batches_messages() and not interleaved,
     )
 
 

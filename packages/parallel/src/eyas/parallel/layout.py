@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
-from eyas.core.weights import Coordinates
+from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
+Cut = Literal["auto"]
 ContextOrder = Literal["zigzag", "contiguous"]
 ContextExchange = Literal["gather", "alltoall"]
-CHOICES = {"dispatcher": Dispatcher, "context_order": ContextOrder, "context_exchange": ContextExchange}
+CHOICES = {
+    "dispatcher": Dispatcher,
+    "branches": BranchPlaces,
+    "context_order": ContextOrder,
+    "context_exchange": ContextExchange,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +30,13 @@ class Layout:
     sequence: bool = False
     """Split activations along the sequence between blocks, over the tensor-parallel processes."""
     pipeline: int = 1
-    """Stages that the blocks are divided into."""
+    """Processes that the blocks are divided over, in stages."""
     virtual_pipeline: int = 1
-    """Interleaved stages on each pipeline process."""
+    """Stages on each pipeline process: process r of p runs stages r, r + p, r + 2p ..., which shortens the time that
+    processes wait for each other."""
+    stages: tuple[int, ...] | Cut | None = None
+    """Blocks of each stage, in order; `auto` for the division whose most expensive stage costs least, in FLOPs with the
+    head and the multi-token-prediction tail; null for the pattern's `|`, or without them an even division."""
     context: int = 1
     """Processes that share each sequence."""
     context_order: ContextOrder = "zigzag"
@@ -47,22 +57,34 @@ class Layout:
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
 
+    branches: BranchPlaces = "together"
+    """Where the two branches of a block lie: on all tensor-parallel processes, each on a half of them, or on halves
+    that swap from one such block to the next."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name in CHOICES:
-                choices = get_args(CHOICES[field.name])
-                if size not in choices:
-                    raise LayoutError(f"layout.{field.name}={size!r} must be one of {', '.join(choices)}")
+            if field.name == "stages":
+                if not (
+                    size is None or size in get_args(Cut) or (isinstance(size, tuple) and all(map(_is_size, size)))
+                ):
+                    shown = list(size) if isinstance(size, tuple) else size
+                    raise LayoutError(
+                        f"layout.stages={shown} must be auto, or each stage's number of blocks, at least 1"
+                    )
+            elif field.name in CHOICES:
+                if size not in get_args(CHOICES[field.name]):
+                    allowed = ", ".join(get_args(CHOICES[field.name]))
+                    raise LayoutError(f"layout.{field.name}={size!r} must be one of {allowed}")
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        if self.virtual_pipeline != 1:
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise LayoutError(
-                f"layout.virtual_pipeline={self.virtual_pipeline} is not supported yet; leave it out, and use "
-                "layout.pipeline"
+                f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
+                "processes, but layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual_pipeline=1"
             )
         if self.sequence and self.tensor == 1:
             raise LayoutError(
@@ -75,6 +97,10 @@ class Layout:
                     f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
                     "set layout.context=2 or more, or leave it out"
                 )
+        if self.branches != "together" and self.tensor % 2:
+            raise LayoutError(
+                f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
+            )
         self._check_experts()
 
     def _check_experts(self) -> None:
@@ -95,7 +121,7 @@ class Layout:
     @property
     def coordinates(self) -> Coordinates:
         """The first process's place in the grids that weights are divided over."""
-        return Coordinates.of(self.tensor, self.expert, self.inside_experts)
+        return replace(Coordinates.of(self.tensor, self.expert, self.inside_experts), branches=self.branches)
 
     @property
     def processes(self) -> int:
@@ -106,6 +132,15 @@ class Layout:
     def context_pieces(self) -> int:
         """Pieces that each sequence is cut into for the context-parallel processes."""
         return self.context * (2 if self.context > 1 and self.context_order == "zigzag" else 1)
+
+    @property
+    def stage_count(self) -> int:
+        """Stages that the blocks are divided into, over all pipeline processes."""
+        return self.pipeline * self.virtual_pipeline
+
+    def stages_of(self, pipeline_rank: int) -> range:
+        """Numbers of the stages that a pipeline process runs."""
+        return range(pipeline_rank, self.stage_count, self.pipeline)
 
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
         """Raises LayoutError where context and sequence parallelism cannot split sequences of this length behind the
@@ -146,6 +181,18 @@ class Layout:
         self.check_batch(global_batch, microbatch)
         return global_batch // (self.data * microbatch)
 
+    def check_microbatches(self, microbatches: int) -> None:
+        """Raises LayoutError where interleaved stages cannot take turns over the microbatches of a step."""
+        rest = microbatches % self.pipeline
+        if self.virtual_pipeline > 1 and rest:
+            below, above = microbatches - rest, microbatches - rest + self.pipeline
+            raise LayoutError(
+                f"layout.virtual_pipeline={self.virtual_pipeline} works through microbatches in groups of "
+                f"layout.pipeline={self.pipeline}, but each replica has {microbatches} in a step; make it "
+                f"{f'{below} or ' if below else ''}{above} by another global batch or microbatch, or set "
+                "layout.virtual_pipeline=1"
+            )
+
     def check_machine(self, available: int, what: str = "this machine") -> None:
         """Raises LayoutError where the layout needs more than the `available` processes."""
         if self.processes > available:
@@ -163,7 +210,8 @@ class Layout:
             raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
 
     def __str__(self) -> str:
-        sizes = [f"{name} {getattr(self, name)}" for name in ("tensor", "pipeline", "context", "data")]
+        names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
+        sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
         options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
         return f"layout of {', '.join([shape, *options])}"

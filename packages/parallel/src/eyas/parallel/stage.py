@@ -1,8 +1,8 @@
-"""A model, or one pipeline stage of it, as Megatron-Core's schedules expect it."""
+"""One pipeline stage of a model, or all of it, as Megatron-Core's schedules expect it; and a rank's stages together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,3 +37,23 @@ class StageModule(nn.Module):
         """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS."""
         arguments: dict[str, Any] = {f"{name}_BS": tensor for name, tensor in batch.items()}
         return self.model(**arguments, hidden_sBD=self.received)
+
+
+def joined(stages: Sequence[nn.Module]) -> nn.Module:
+    """A module that holds the weights of all of a rank's stages, for what does not ask which stage a weight is of.
+    Names are global, so containers of one name are joined and no weight's name is there twice."""
+    if len(stages) == 1:
+        return stages[0]
+    together = nn.Module()
+    for stage in stages:
+        for name, parameter in stage.named_parameters(recurse=False):
+            together.register_parameter(name, parameter)
+        for name, buffer in stage.named_buffers(recurse=False):
+            together.register_buffer(name, buffer)
+    children: dict[str, list[nn.Module]] = {}
+    for stage in stages:
+        for name, child in stage.named_children():
+            children.setdefault(name, []).append(child)
+    for name, alike in children.items():
+        together.add_module(name, joined(alike))
+    return together

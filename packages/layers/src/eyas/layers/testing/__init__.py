@@ -3,6 +3,7 @@
 Needs pytest and hypothesis, which the extra `testing` installs; the rest of eyas.layers does not.
 """
 
+from eyas.layers.testing.checkpoints import assert_checkpoint_loads
 from eyas.layers.testing.conformance import Conformance
 from eyas.layers.testing.layouts import (
     Outcome,
@@ -17,6 +18,7 @@ __all__ = [
     "Conformance",
     "Outcome",
     "Trial",
+    "assert_checkpoint_loads",
     "assert_equal_outcomes",
     "assert_layout_changes_nothing",
     "run",

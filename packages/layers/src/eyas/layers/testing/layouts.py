@@ -127,23 +127,23 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
 
 
 def engine_here(trial: Trial, layout: Layout) -> Engine:
-    """This rank's engine, around its stage of the trial's model with the weights of the start."""
-    from eyas.layers.rank_model import model_here
+    """This rank's engine, around its stages of the trial's model with the weights of the start."""
+    from eyas.layers.rank_model import stages_here
     from eyas.parallel import groups
     from eyas.parallel.engine import Engine
 
     groups.initialise(layout)
     dtype = torch.float64
     spec = load_model(trial.model)
-    model = model_here(spec, layout, dtype, trial.seed)
+    stages = stages_here(spec, layout, dtype, trial.seed, trial.sequence_length)
     return Engine(
-        model,
+        stages,
         layout,
         hidden_size=spec.hidden_size,
         dtype=dtype,
         tied=spec.embeds_twice,
         meta_tokens=spec.meta_tokens,
-        losses=model.losses,
+        losses=stages[0].losses,
         optimizer=trial.optimizer,
     )
 

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
 from hypothesis import reject
-from torch import Tensor
 
 from eyas.core.errors import ConfigError
 from eyas.core.weights import Coordinates
 from eyas.layers.testing.case import RANKS, Case
-from eyas.layers.testing.compare import TOLERANCE, assert_close
+from eyas.layers.testing.checkpoints import assert_checkpoint_loads
 from eyas.layers.testing.layouts import (
     Trial,
     assert_equal_outcomes,
-    engine_here,
-    microbatches_here,
     run,
-    whole_weights,
 )
-from eyas.parallel import checkpoint
 from eyas.parallel.layout import Layout
-from eyas.parallel.pool import pool
-
-if TYPE_CHECKING:
-    from eyas.parallel.engine import Engine
 
 LAYOUTS = ("tensor", "tensor and sequence", "data", "pipeline", "context")
 SEQUENCE = 12
@@ -57,18 +44,7 @@ def layout_changes_nothing(case: Case, kind: str, *, drawn: bool) -> None:
 def checkpoint_loads_on_another_layout(case: Case, *, drawn: bool) -> None:
     """What one process saved, more of them load bit for bit and go on with as if nothing had happened."""
     trial = Trial(model=model(case), sequence_length=SEQUENCE, seed=case.seed)
-    split = layout(case, "tensor", drawn)
-    with TemporaryDirectory(prefix="eyas-") as folder:
-        path = Path(folder, "step-1")
-        saved, expected = pool(1).run(save_here, trial, Layout(), path)[0]
-        loaded, actual = pool(split.processes).run(load_here, trial, split, path)[0]
-    assert saved.keys() == loaded.keys(), "saved and loaded weights have other names"
-    for name, weight in saved.items():
-        assert torch.equal(loaded[name], weight), f"{name} is not what was saved after loading it under {split}"
-    for name, weight in expected.items():
-        assert_close(
-            f"{name} one step after loading it under {split}", actual[name], weight, 10 * TOLERANCE, trial.rounding
-        )
+    assert_checkpoint_loads(trial, Layout(), layout(case, "tensor", drawn))
 
 
 def model(case: Case) -> dict[str, Any]:
@@ -93,39 +69,3 @@ def layout(case: Case, kind: str, drawn: bool) -> Layout:
             reject()
         case.config.check_split(case.hidden_size, Coordinates.of(RANKS[1]))
     return Layout(tensor=several[0], sequence=kind == "tensor and sequence" or case.config.owns_tokens)
-
-
-Weights = dict[str, Tensor]
-
-
-def save_here(trial: Trial, layout: Layout, path: Path) -> tuple[Weights, Weights] | None:
-    """One rank's part: trains a step, saves and trains another; rank 0 returns the weights after each."""
-    engine = engine_here(trial, layout)
-    step_here(engine, trial, layout, 0)
-    saved = whole_weights(engine.model)
-    checkpoint.save(engine.sharded_state(loading=False), path)
-    step_here(engine, trial, layout, 1)
-    after = whole_weights(engine.model)
-    return (saved, after) if dist.get_rank() == 0 else None
-
-
-def load_here(trial: Trial, layout: Layout, path: Path) -> tuple[Weights, Weights] | None:
-    """One rank's part: loads over spoiled weights and trains a step; rank 0 returns the weights before and after."""
-    engine = engine_here(trial, layout)
-    with torch.no_grad():
-        for parameter in engine.model.parameters():
-            parameter.add_(1.0)
-    state = checkpoint.load(engine.sharded_state(loading=True), path)
-    assert engine.optimizer is not None
-    engine.model.load_state_dict(state["model"])
-    engine.optimizer.load_state_dict(state["optimizer"])
-    loaded = whole_weights(engine.model)
-    step_here(engine, trial, layout, 1)
-    after = whole_weights(engine.model)
-    return (loaded, after) if dist.get_rank() == 0 else None
-
-
-def step_here(engine: Engine, trial: Trial, layout: Layout, step: int) -> None:
-    """One training step of this rank."""
-    engine.train_step(microbatches_here(trial, layout, step))
-    engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)
