@@ -11,21 +11,26 @@ from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixtu
 
 from eyas.core.model import load_model
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run, train_here
-from eyas.layers.testing.case import splits
-from eyas.parallel import collectives
+from eyas.layers.testing.case import Case, output, splits
+from eyas.layers.testing.costs import bytes_kept, kept_tensors
+from eyas.parallel import collectives, groups
+from eyas.parallel.engine import context_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.pieces import Pieces
 from eyas.parallel.pool import pool
 
 SHARED = {
     "two ranks, zigzag": Layout(context=2),
+    "four ranks, contiguous": Layout(context=4, context_order="contiguous"),
+}
+MORE = {
     "two ranks, contiguous": Layout(context=2, context_order="contiguous"),
     "four ranks, zigzag": Layout(context=4),
-    "four ranks, contiguous": Layout(context=4, context_order="contiguous"),
 }
 ATTENTION = {
     "kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "qk_norm": True, "sinks": True,
 }  # fmt: skip
+KEYS = {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 WINDOW = {"kind": "attention", "num_heads": 4, "head_dim": 4, "window": 3}
 SINKING = WINDOW | {"window": 5, "sink_tokens": 2}
 MAMBA2 = {"kind": "mamba2", "num_heads": 4, "head_dim": 4, "state_size": 5, "num_groups": 2, "chunk_size": 4}
@@ -35,6 +40,13 @@ KINDS = {"attention": ATTENTION, "window": WINDOW, "sink tokens": SINKING, "mamb
 @pytest.mark.parametrize("layout", SHARED.values(), ids=SHARED.keys())
 @pytest.mark.parametrize("mixer", KINDS.values(), ids=KINDS.keys())
 def test_every_mixer_is_the_same_where_ranks_share_sequences(mixer, layout):
+    assert_layout_changes_nothing(holding(mixer), layout, documents=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", MORE.values(), ids=MORE.keys())
+@pytest.mark.parametrize("mixer", KINDS.values(), ids=KINDS.keys())
+def test_every_mixer_is_the_same_in_the_other_order(mixer, layout):
     assert_layout_changes_nothing(holding(mixer), layout, documents=True)
 
 
@@ -93,6 +105,26 @@ def test_shared_blocks_are_the_same():
 def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order, documents):
     layout = Layout(context=2, context_order=order, context_exchange="alltoall")
     assert_layout_changes_nothing(holding(mixer), layout, documents=documents)
+
+
+@pytest.mark.parametrize("options", [KEYS, KEYS | {"qk_norm": True}], ids=["plain", "with norms"])
+def test_gathered_bytes_are_those_kept_beside_a_rank_s_own(options):
+    first, last = pool(2).run(kept_and_stated, options, Layout(context=2, context_order="contiguous"))
+    mask = 32 * 64 * 4
+    assert first[0] == first[1]
+    assert last[0] == last[1] + mask
+
+
+def kept_and_stated(options, layout):
+    """Bytes that this rank keeps of attention over two sequences of 64 tokens, and those that its Config states."""
+    groups.initialise(layout)
+    case = Case(options=options, hidden_size=16, length=32, batch=2, seed=0)
+    module, twin = case.module(dtype=torch.float32), case.module(dtype=torch.float32)
+    context, x_SBD = context_here(layout, torch.float32).of(64, None), case.x(dtype=torch.float32).requires_grad_()
+    known = [x_SBD, *module.parameters(), *twin.parameters()]
+    shared = kept_tensors(lambda: output(twin, x_SBD, context), known)  # the table of rotations
+    kept = bytes_kept(lambda: output(module, x_SBD, context), [*known, *shared])
+    return kept, case.config.activation_bytes(16, 32, 2) + case.config.gathered_bytes(2 * 32)
 
 
 @st.composite

@@ -19,6 +19,7 @@ from eyas.core.accounting import (
     training_flops,
     vocabulary_rows,
 )
+from eyas.core.block_config import BlockSpec
 from eyas.core.model import ModelSpec
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
@@ -92,14 +93,14 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
 
 def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     """The stages of each pipeline process, one below the other, and what its ranks hold, which are alike but for the
-    replicas' data."""
+    data of replicas and context ranks."""
     layout, element, length = run.layout, ELEMENT[run.trainer.precision], run.data.sequence_length
     cut = stages_of(spec, layout, length)
-    table = Table(title=f"Ranks ({layout.tensor * layout.data} of each kind)", title_justify="left")
+    table = Table(title=f"Ranks ({layout.tensor * layout.context * layout.data} of each kind)", title_justify="left")
     for heading in ("stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")
     sizes: dict[str, Any] = {
-        "sequence_length": length,
+        "sequence_length": (length + spec.meta_tokens) // layout.context - spec.meta_tokens,
         "microbatch": run.trainer.microbatch,
         "at": layout.coordinates,
         "sequence": layout.sequence,
@@ -107,8 +108,9 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     }
     costs, flops = block_costs(spec, **sizes), flops_in_place(spec, length)
     behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)
-    kept = [sum(costs[index].activation_bytes for index in blocks) for blocks in cut]
-    kept[-1] += behind
+    gathered = [gathered_bytes(run, spec, block, element) for block in spec.blocks]
+    kept = [sum(costs[index].activation_bytes + gathered[index] for index in blocks) for blocks in cut]
+    kept[-1] += behind + sum(gathered_bytes(run, spec, block, element) for depth in spec.depths for block in depth)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     for process in range(layout.pipeline):
         stages = layout.stages_of(process)
@@ -140,9 +142,19 @@ def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     return matrix * (int(embedding) + int(head)) + meta + behind
 
 
+def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, element: int) -> float:
+    """What a rank keeps of other context ranks' tokens for a block; exchanged heads take the place of its own."""
+    layout = run.layout
+    if layout.context_exchange != "gather":
+        return 0.0
+    others = (run.data.sequence_length + spec.meta_tokens) * run.trainer.microbatch * (layout.context - 1)
+    layers = [spec.layers[name] for name in block.layers]
+    return sum(layer.gathered_bytes(others // layout.context, element, layout.coordinates) for layer in layers)
+
+
 def bytes_per_weight(layout: Layout, element: int) -> float:
     """Weight, gradient and Adam's two moments, and float32 master weights where the weight is smaller; the optimizer's
-    part divided among the replicas with the distributed optimizer."""
+    part divided among the replicas and their context ranks with the distributed optimizer."""
     wide = max(element, 4)
     optimizer = 2 * wide + (4 if element < 4 else 0)
-    return element + wide + (optimizer / layout.data if layout.distributed_optimizer else optimizer)
+    return element + wide + (optimizer / (layout.data * layout.context) if layout.distributed_optimizer else optimizer)

@@ -117,7 +117,7 @@ def by_pieces(
         documents = None if documents_SB is None else documents_SB[seen]
         mask = visible(seen.stop - begin, window, sinks, documents, q_piece.device, queries=len(q_piece))
         found.append(read(q_piece, k_SBKP[seen], v_SBKP[seen], mask))
-    return torch.cat(found, dim=1)
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def first_of_document(documents_BS: Tensor) -> Tensor:
