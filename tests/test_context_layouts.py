@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
 from eyas.core.model import load_model
-from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run, train_here
+from eyas.layers.testing import (
+    Trial,
+    assert_checkpoint_loads,
+    assert_equal_outcomes,
+    assert_layout_changes_nothing,
+    run,
+    train_here,
+)
 from eyas.layers.testing.case import Case, output, splits
 from eyas.layers.testing.costs import bytes_kept, kept_tensors
 from eyas.parallel import collectives, groups
@@ -99,12 +106,31 @@ def test_shared_blocks_are_the_same():
     assert_layout_changes_nothing(zamba2(), Layout(context=2))
 
 
-@pytest.mark.parametrize("mixer", [ATTENTION, SINKING, MIXERS["mla"]], ids=["attention", "sink tokens", "mla"])
+BY_HEADS = {"attention": ATTENTION, "sink tokens": SINKING, "mla": MIXERS["mla"], "mamba2": MAMBA2}
+
+
+@pytest.mark.parametrize("mixer", BY_HEADS.values(), ids=BY_HEADS.keys())
 @pytest.mark.parametrize("order", ["zigzag", "contiguous"])
-@pytest.mark.parametrize("documents", [False, True])
-def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order, documents):
+def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order):
     layout = Layout(context=2, context_order=order, context_exchange="alltoall")
-    assert_layout_changes_nothing(holding(mixer), layout, documents=documents)
+    assert_layout_changes_nothing(holding(mixer), layout, documents=order == "zigzag")
+
+
+@pytest.mark.parametrize("mixer", [ATTENTION, MAMBA2 | {"conv_bias": False}], ids=["attention", "mamba2"])
+def test_ranks_share_key_value_heads_and_groups_that_are_fewer(mixer):
+    assert_layout_changes_nothing(holding(mixer), Layout(context=4, context_exchange="alltoall"), documents=True)
+
+
+def test_heads_are_exchanged_within_tensor_parallel_ranks():
+    layout = Layout(tensor=2, sequence=True, context=2, context_exchange="alltoall")
+    assert_layout_changes_nothing(falcon_h1(), layout, documents=True)
+
+
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+def test_checkpoints_move_to_ranks_that_share_sequences_and_back(order):
+    trial, shared = Trial(model=falcon_h1()), Layout(context=2, context_order=order)
+    assert_checkpoint_loads(trial, Layout(tensor=2), shared)
+    assert_checkpoint_loads(trial, shared, Layout())
 
 
 @pytest.mark.parametrize("options", [KEYS, KEYS | {"qk_norm": True}], ids=["plain", "with norms"])

@@ -88,10 +88,11 @@ def by_heads(
     return pieces.tokens(read(q, k, v, visible(len(q), window, sinks, pieces.whole_documents_SB, q.device)))
 
 
-def check_heads(name: str, heads: int, tensor: int, context: int) -> None:
-    """Raises LayoutError where `context` ranks cannot share those of the `heads` that one of `tensor` ranks has."""
+def check_heads(name: str, heads: int, tensor: int, context: int, *, shared: bool = False) -> None:
+    """Raises LayoutError where `context` ranks cannot share those of the `heads` that one of `tensor` ranks has. With
+    `shared` several ranks may have the same one."""
     here = max(1, heads // tensor)
-    if here % context:
+    if here % context and not (shared and context % here == 0):
         raise LayoutError(
             f"{name}={heads} leaves {here} to each of layout.tensor={tensor} ranks, which layout.context={context} "
             "ranks cannot share; choose a divisor of it, or layout.context_exchange=gather"

@@ -60,8 +60,8 @@ def delta_rule_summary(
 ) -> tuple[Tensor, Tensor]:
     """The state (B, H, P, N) behind the last token where the rule begins with zero, and the matrix (B, H, N, N) that a
     state which it begins with is multiplied by. The rule is linear in the state, and its rows are independent: N more
-    of them, which begin as the identity and to which nothing is written, find the matrix. Only the operands are kept for
-    the backward pass, which costs the rule once more."""
+    of them, which begin as the identity and to which nothing is written, find the matrix. Only the operands are kept
+    for the backward pass, which costs the rule once more."""
     summed_up = partial(summary, documents_SB=documents_SB, chunk_size=chunk_size)
     operands = (k_SBGN, v_SBHP, log_decay_SBH, beta_SBH)
     found: tuple[Tensor, Tensor] = checkpoint(summed_up, *operands, use_reentrant=False, preserve_rng_state=False)

@@ -85,7 +85,9 @@ class Pieces:
 
     def heads(self, x_SBHP: Tensor) -> Tensor:
         """Forward and backward: all-to-all."""
-        parts = self._apart(x_SBHP).unflatten(3, (self.mine.ranks, -1)).movedim(3, 0)
+        copies = self._copies(x_SBHP.shape[2])
+        repeated = x_SBHP if copies == 1 else x_SBHP.repeat_interleave(copies, dim=2)
+        parts = self._apart(repeated).unflatten(3, (self.mine.ranks, -1)).movedim(3, 0)
         received = collectives.exchange_between_context_ranks(parts.contiguous())
         return torch.cat([received[rank, :, own] for rank, own in self.mine.places])
 
@@ -97,7 +99,11 @@ class Pieces:
         return received.movedim(0, 3).flatten(3, 4).flatten(1, 2)
 
     def own_heads(self, x_H: Tensor) -> Tensor:
-        return x_H.chunk(self.mine.ranks)[self.mine.rank]
+        return x_H.repeat_interleave(self._copies(len(x_H)), dim=0).chunk(self.mine.ranks)[self.mine.rank]
+
+    def _copies(self, heads: int) -> int:
+        """How many ranks each head goes to: one, unless there are fewer heads than ranks."""
+        return max(1, self.mine.ranks // heads)
 
     def _of_all(self, x_SBC: Tensor) -> list[Tensor]:
         """The piece (s, B, C) of every place in the sequence, in order, from this rank's (s, nB, C)."""
