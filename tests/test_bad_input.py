@@ -75,11 +75,11 @@ TRAIN = {
     "context parallel": ("layout.context=3", "length 256 cannot be split over the 6 pieces of layout.context=3; use a"),
     "order of no pieces": ("layout.context_order=contiguous", "layout.context=1; set layout.context=2 or more, or"),
     "heads over context ranks": (
-        "layout.context=4 layout.context_exchange=alltoall",
-        "layers.attn: attention.num_kv_heads=2 leaves 2 to each of layout.tensor=1 ranks, which layout.context=4 ranks",
+        "layout.context=3 layout.context_exchange=alltoall data.sequence_length=252",
+        "layers.ssm: mamba2.num_heads=8 leaves 8 to each of layout.tensor=1 ranks, which layout.context=3 ranks",
     ),
     "exchange without heads": (
-        "layout.context=2 layout.context_exchange=alltoall model.pattern=[ssm,ffn] '~model.layers.attn'",
+        "layout.context=2 layout.context_exchange=alltoall layer@model.layers.ssm=mamba1 layer@model.layers.attn=mamba1",
         "exchanges heads, but no layer",
     ),
     "expert parallel": ("layout.data=2 layout.expert=2", "layout.expert=2 is about experts, and the model has none"),
