@@ -201,7 +201,10 @@ def alone(documents_SB=None):
 def one_of_several():
     """What a mixer is told on a rank whose norm groups are its own."""
     return SimpleNamespace(
-        documents_SB=None, sum_over_copies=lambda partial, weight: partial, sum_over_ranks=lambda partial: partial
+        documents_SB=None,
+        pieces=None,
+        sum_over_copies=lambda partial, weight: partial,
+        sum_over_ranks=lambda partial: partial,
     )
 
 

@@ -82,6 +82,19 @@ def mixture(*, repeat=2, tied=False, **moe) -> dict[str, Any]:
     return model
 
 
+BALANCED: dict[str, Any] = {
+    "score": "sigmoid", "selection_bias_rate": 0.05, "shared_size": 8, "sequence_balance_loss": 0.1, "num_groups": 2,
+    "top_groups": 1, "scaling_factor": 2.5, "latent_size": 8, "gated": False, "activation": "squared_relu",
+}  # fmt: skip
+PENALISED: dict[str, Any] = {
+    "score": "softmax",
+    "balance_loss": 0.1,
+    "z_loss": 0.01,
+    "shared_size": 4,
+    "shared_output_gate": True,
+}
+"""Options of a mixture that losses balance; above them those of one that a bias does."""
+
 MIXERS: dict[str, dict[str, Any]] = {
     "mla": {
         "kind": "mla", "num_heads": 4, "kv_lora_rank": 6, "q_lora_rank": 5, "qk_nope_head_dim": 4,

@@ -67,7 +67,16 @@ TRAIN = {
     ),
     "experts' grid": ("model=mixtral_tiny layout=tensor2 layout.expert=2", "does not divide the 2 processes"),
     "packed meta tokens": ("model=hymba_tiny data.isolate_documents=true", "meta_tokens stand in front of a row"),
-    "context parallel": ("layout.context=2", "layout.context=2 is not supported yet"),
+    "context parallel": ("layout.context=3", "length 256 cannot be split over the 6 pieces of layout.context=3; use a"),
+    "order of no pieces": ("layout.context_order=contiguous", "layout.context=1; set layout.context=2 or more, or"),
+    "heads over context ranks": (
+        "layout.context=4 layout.context_exchange=alltoall",
+        "layers.attn: attention.num_heads=2 leaves 2 to each of layout.tensor=1 ranks, which layout.context=4 ranks",
+    ),
+    "exchange without heads": (
+        "layout.context=2 layout.context_exchange=alltoall model.pattern=[ssm,ffn] '~model.layers.attn'",
+        "exchanges heads, but no layer",
+    ),
     "expert parallel": ("layout.data=2 layout.expert=2", "layout.expert=2 is about experts, and the model has none"),
     "warm-up": ("trainer.max_steps=50 schedule.warmup_steps=60", "warmup_steps=60 is longer than the run of 50"),
     "small embedding": ("model.vocab_size=100", "model.vocab_size=100 is smaller than data.vocab_size=4096"),

@@ -3,16 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import mixture
+from models import BALANCED, PENALISED, mixture
 
 from eyas.layers.testing import Trial, assert_checkpoint_loads, assert_layout_changes_nothing
 from eyas.parallel.layout import Layout
 
-BALANCED = {
-    "score": "sigmoid", "selection_bias_rate": 0.05, "shared_size": 8, "sequence_balance_loss": 0.1, "num_groups": 2,
-    "top_groups": 1, "scaling_factor": 2.5, "latent_size": 8, "gated": False, "activation": "squared_relu",
-}  # fmt: skip
-PENALISED = {"score": "softmax", "balance_loss": 0.1, "z_loss": 0.01, "shared_size": 4, "shared_output_gate": True}
 LAYOUTS = {
     "tensor and sequence": Layout(tensor=2, sequence=True),
     "all-gather": Layout(tensor=2, sequence=True, dispatcher="allgather"),

@@ -26,6 +26,8 @@ class GatedConv(Mixer):
     class Config(MixerConfig):
         """Options of the gated convolution."""
 
+        carries_context = True
+
         channels: int
         """Channels of the convolution, by default hidden_size; split over the tensor-parallel ranks."""
         kernel_size: int = 4
@@ -60,9 +62,12 @@ class GatedConv(Mixer):
     config: GatedConv.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        history = self.initial_state(x_SBD.shape[1])
-        value_SBC = torch.cat([history, F.linear(x_SBD, self.value)])
-        return self.output(x_SBD, convolve(value_SBC, self.taps))
+        value_SBC = F.linear(x_SBD, self.value)
+        if context.pieces is None:
+            history_KBC = self.initial_state(x_SBD.shape[1])
+        else:  # the sequence goes on from another rank's piece of it
+            history_KBC = context.pieces.before(value_SBC, self.config.kernel_size - 1)
+        return self.output(x_SBD, convolve(torch.cat([history_KBC, value_SBC]), self.taps))
 
     def output(self, x_SBD: Tensor, convolved_SBC: Tensor) -> Tensor:
         """Gate and projection. Returns (S, B, D), a partial sum."""

@@ -15,15 +15,19 @@ LAYOUTS = [
     Layout(tensor=2, data=2),
     Layout(tensor=2, pipeline=2),
     Layout(pipeline=2, data=2),
+    Layout(context=2, data=2),
+    Layout(tensor=2, context=2),
+    Layout(context=4),
 ]
 
 
-def coordinates(layout: Layout) -> tuple[int, int, int]:
+def coordinates(layout: Layout) -> tuple[int, int, int, int]:
     groups.initialise(layout)
     for group in (
         parallel_state.get_tensor_model_parallel_group(),
         parallel_state.get_pipeline_model_parallel_group(),
         parallel_state.get_data_parallel_group(),
+        parallel_state.get_context_parallel_group(),
     ):
         ones = torch.ones(1)
         dist.all_reduce(ones, group=group)
@@ -31,16 +35,18 @@ def coordinates(layout: Layout) -> tuple[int, int, int]:
     return (
         parallel_state.get_pipeline_model_parallel_rank(),
         parallel_state.get_data_parallel_rank(),
+        parallel_state.get_context_parallel_rank(),
         parallel_state.get_tensor_model_parallel_rank(),
     )
 
 
-def test_ranks_count_tensor_first_then_data_then_pipeline() -> None:
+def test_ranks_count_tensor_first_then_context_data_and_pipeline() -> None:
     for layout in [*LAYOUTS, *LAYOUTS[::-1], *LAYOUTS]:  # more layouts than are kept open, there and back
         expected = [
-            (stage, replica, rank)
+            (stage, replica, part, rank)
             for stage in range(layout.pipeline)
             for replica in range(layout.data)
+            for part in range(layout.context)
             for rank in range(layout.tensor)
         ]
         assert pool(4).run(coordinates, layout) == expected, layout

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import LayoutError
 from eyas.core.weights import Coordinates
-from eyas.parallel.layout import Layout, cores_here, processes_here
+from eyas.parallel.layout import ContextOrder, Layout, cores_here, processes_here
 
 SIZES = st.integers(1, 9)
-LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, data=SIZES)
+LAYOUTS = st.builds(Layout, tensor=SIZES, pipeline=SIZES, context=SIZES, data=SIZES)
 
 
 @given(LAYOUTS)
 def test_processes_are_the_product_of_the_sizes(layout: Layout) -> None:
-    assert layout.processes == layout.tensor * layout.pipeline * layout.data
+    assert layout.processes == layout.tensor * layout.pipeline * layout.context * layout.data
 
 
 @given(LAYOUTS, st.integers(1, 100), st.integers(1, 9))
@@ -42,7 +42,7 @@ def test_a_job_is_accepted_only_where_the_layout_fills_it(layout: Layout, proces
         layout.check_world(processes)
     data = str(refused.value).partition("set layout.data=")[2]
     if data:
-        Layout(tensor=layout.tensor, pipeline=layout.pipeline, data=int(data)).check_world(processes)
+        replace(layout, data=int(data)).check_world(processes)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,6 @@ def test_the_experts_grid_must_divide_a_stages_processes(sizes: dict[str, int], 
         Layout(**sizes)
     assert Layout(tensor=2, expert=2, expert_tensor=1).inside_experts == 1
     assert Layout(tensor=2, data=2, expert=2).coordinates == Coordinates.of(2, 2, 2)
-
-
-@pytest.mark.parametrize("field", ["context"])
-def test_what_does_not_work_yet_is_refused_by_name(field: str) -> None:
-    with pytest.raises(LayoutError, match=f"layout.{field}=2 is not supported yet"):
-        Layout(tensor=2, **{field: 2})
 
 
 @pytest.mark.parametrize("field", ["tensor", "pipeline", "context", "data"])
@@ -132,6 +126,31 @@ def test_meta_tokens_lengthen_the_sequences_that_must_split() -> None:
     layout.check_sequence(14, meta_tokens=2)
     with pytest.raises(LayoutError, match="sequence length 16 behind 2 meta tokens .* layout.tensor=4 .* use 18, or"):
         layout.check_sequence(16, meta_tokens=2)
+
+
+@given(
+    st.integers(1, 4), st.booleans(), st.integers(2, 4), st.sampled_from(["zigzag", "contiguous"]), st.integers(1, 100)
+)
+def test_sequences_must_split_evenly_into_pieces(
+    tensor: int, sequence: bool, context: int, order: ContextOrder, length: int
+) -> None:
+    layout = Layout(tensor=tensor, sequence=sequence and tensor > 1, context=context, context_order=order)
+    unit = context * (2 if order == "zigzag" else 1) * (tensor if layout.sequence else 1)
+    if length % unit == 0:
+        layout.check_sequence(length)
+        return
+    with pytest.raises(LayoutError, match=f"pieces of layout.context={context}") as refused:
+        layout.check_sequence(length)
+    layout.check_sequence(int(str(refused.value).partition("such as ")[2].partition(",")[0]))
+
+
+@pytest.mark.parametrize("name, choice", [("context_order", "contiguous"), ("context_exchange", "alltoall")])
+def test_how_sequences_are_shared_means_nothing_without_context_ranks(name: str, choice: str) -> None:
+    assert getattr(Layout(context=2, **{name: choice}), name) == choice  # type: ignore[arg-type]
+    with pytest.raises(LayoutError, match=f"layout.{name}={choice} .* layout.context=1"):
+        Layout(**{name: choice})  # type: ignore[arg-type]
+    with pytest.raises(LayoutError, match=f"layout.{name}='ring' must be one of"):
+        Layout(context=2, **{name: "ring"})  # type: ignore[arg-type]
 
 
 @given(LAYOUTS, st.integers(1, 100))

@@ -65,12 +65,71 @@ class Dispatched(Protocol):
         ...
 
 
+class Pieces(Protocol):
+    """Where context-parallel ranks share sequences: what a mixer may ask of those that have the other pieces.
+
+    A rank's pieces stand side by side in the batch, so that x is (S, B, D) with a piece in every row: all sequences'
+    first pieces, then all sequences' second ones. Every rank of the group must ask for the same, in the same order.
+    Where documents are packed, what belongs to another one than a piece's first token is zero.
+    """
+
+    @property
+    def firsts(self) -> tuple[int, ...]:
+        """Position in the whole sequence at which each of the rank's pieces begins."""
+        ...
+
+    @property
+    def whole_documents_SB(self) -> Tensor | None:
+        """`documents_SB` of the whole sequences."""
+        ...
+
+    def before(self, x_SBC: Tensor, tokens: int) -> Tensor:
+        """The last `tokens` rows of a tensor before each piece, (tokens, B, C), zero in front of the sequence: what a
+        convolution begins with. So many rows from the ends of x are enough. Differentiable."""
+        ...
+
+    def carried(
+        self, state: Tensor, transition: Tensor, apply: Callable[[Tensor, Tensor], Tensor] = torch.mul
+    ) -> Tensor:
+        """The state before each piece (B, ...) of a recurrence that is linear in it. `state`: (B, ...), the state
+        behind each piece if it began with zero; `transition`: (B, ...), what a piece makes of the state before it:
+        `apply(transition, before) + state` is the state behind it. Differentiable."""
+        ...
+
+    def whole(self, x_SBC: Tensor) -> Tensor:
+        """The whole sequences, from all ranks' pieces. Differentiable."""
+        ...
+
+    @property
+    def by_heads(self) -> bool:
+        """Whether the layout asks for whole sequences of some heads rather than `whole` ones of all."""
+        ...
+
+    def heads(self, x_SBHP: Tensor) -> Tensor:
+        """Whole sequences of this rank's share of the heads, from the rank's pieces of all heads. Differentiable."""
+        ...
+
+    def tokens(self, x_SBHP: Tensor) -> Tensor:
+        """The way back: the rank's pieces of all heads. Differentiable."""
+        ...
+
+    def own_heads(self, x_H: Tensor) -> Tensor:
+        """This rank's share of a tensor with an entry for each head."""
+        ...
+
+
 class MixerContext(Protocol):
     """What a mixer may ask of the layout during a forward pass."""
 
     @property
     def documents_SB(self) -> Tensor | None:
-        """Document number of each token (S, B), constant within a document; None where there is one document a row."""
+        """Document number of each token of x (S, B), constant within a document; None where there is one document a
+        row."""
+        ...
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """How x lies in its sequences where context-parallel ranks share them; None where x is whole."""
         ...
 
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
@@ -116,21 +175,27 @@ class Mixer(nn.Module):
                 self.register_buffer(name, empty_buffer(weight, place))
 
     def __call__(self, x_SBD: Tensor, context: MixerContext) -> Any:
-        """`forward`, and a ConfigError where documents are packed that the mixer would mix."""
-        self._check_documents(context)
+        """`forward`, and a ConfigError where documents are packed that the mixer would mix, or tokens missing that it
+        would not ask for."""
+        self._check_carries(context)
         return super().__call__(x_SBD, context)
 
     def call_on_own_tokens(self, x_sBD: Tensor, context: MixerContext) -> Tensor:
         """`on_own_tokens`, with the same refusal."""
-        self._check_documents(context)
+        self._check_carries(context)
         return self.on_own_tokens(x_sBD, context)
 
-    def _check_documents(self, context: MixerContext) -> None:
+    def _check_carries(self, context: MixerContext) -> None:
         if not self.config.carries_documents and context.documents_SB is not None:
             raise ConfigError(f"{self.config.kind} cannot keep packed documents apart; choose another mixer, or unpack")
+        if not self.config.carries_context and context.pieces is not None:
+            raise ConfigError(
+                f"{self.config.kind} cannot share sequences with other ranks; choose another mixer, or layout.context=1"
+            )
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        """x: (S, B, D), normed input, the whole sequence. Returns (S, B, D), this rank's part of the sum."""
+        """x: (S, B, D), normed input, whole sequences, or where `context.pieces` is set this rank's pieces of them.
+        Returns (S, B, D), this rank's part of the sum."""
         raise NotImplementedError
 
     def on_own_tokens(self, x_sBD: Tensor, context: MixerContext) -> Tensor:

@@ -28,6 +28,9 @@ class MixerConfig:
     """The registered name; set by `register`."""
     carries_documents: ClassVar[bool] = False
     """Whether packed documents are kept apart; a mixer that says no refuses them."""
+    carries_context: ClassVar[bool] = False
+    """Whether sequences may be shared by context-parallel ranks: the mixer asks `MixerContext.pieces` for what it needs
+    of the other pieces, or needs nothing of them. A mixer that says no refuses."""
     owns_tokens: ClassVar[bool] = False
     """Whether the mixer works on each rank's own tokens, with `Mixer.on_own_tokens`."""
 
@@ -82,6 +85,10 @@ class MixerConfig:
         """Raises LayoutError where grids of these sizes cannot divide this mixer's weights."""
         for weight in self.weights(hidden_size).values():
             weight.check(self.kind, at)
+
+    def check_heads(self, tensor: int, context: int) -> None:
+        """Raises LayoutError where `context` ranks cannot share the heads of each of `tensor` ranks, which
+        `layout.context_exchange=alltoall` asks for; a mixer that does not exchange heads has nothing to refuse."""
 
     def with_law(self, law: MupLaw, hidden_size: int) -> Self:
         """This config with the multipliers that a muP law gives for its widths; itself where the law says nothing."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eyas.core.errors import ConfigError, LayoutError
+from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.schema import load
 from eyas.experiments.corpus import DataConfig
@@ -130,6 +131,14 @@ def check(run: RunConfig) -> None:
                 f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
                 "choose another mixer or data.isolate_documents=false"
             )
+        if layout.context > 1:
+            check_context(name, mixer, layout)
+    exchanges = any(type(mixer).check_heads is not MixerConfig.check_heads for mixer in spec.layers.values())
+    if layout.context_exchange != Layout.context_exchange and not exchanges:
+        raise LayoutError(
+            f"layout.context_exchange={layout.context_exchange} exchanges heads, but no layer of the model does that; "
+            "leave it out"
+        )
     if not any(mixer.owns_tokens for mixer in spec.layers.values()):
         for field in ("dispatcher", "expert", "expert_tensor"):
             value = getattr(layout, field)
@@ -152,3 +161,17 @@ def check(run: RunConfig) -> None:
             "hold the optimizer's state in float32; set one of them to its default"
         )
     run.schedule.check(trainer.max_steps)
+
+
+def check_context(name: str, mixer: MixerConfig, layout: Layout) -> None:
+    """Raises LayoutError where a layer cannot be trained by ranks that share sequences."""
+    if not mixer.carries_context:
+        raise LayoutError(
+            f"layout.context={layout.context}, but model.layers.{name} ({mixer.kind}) cannot share sequences with "
+            "other ranks; choose another mixer or layout.context=1"
+        )
+    if layout.context_exchange == "alltoall":
+        try:
+            mixer.check_heads(layout.tensor, layout.context)
+        except LayoutError as error:
+            raise LayoutError(f"model.layers.{name}: {error}") from error

@@ -2,9 +2,17 @@
 
 # S sequence, B batch, H query heads, K key-value heads, P head dim
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from eyas.core.errors import LayoutError
+from eyas.core.mixer import Pieces
+
+Read = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Queries, keys, values and mask to what each query reads."""
 
 
 def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -49,11 +57,12 @@ def visible(
     queries: int | None = None,
 ) -> Tensor | None:
     """Which keys each query sees, (S, S) or (B, 1, S, S) bool; None stands for plain causal attention. With `queries`
-    only the last so many tokens ask, in one document."""
+    only the last so many tokens ask."""
     if documents_SB is None and (window is None or window >= length) and queries in (None, length):
         return None
     position = torch.arange(length, device=device)
-    distance = position[length - (queries or length) :, None] - position
+    asking = slice(length - (queries or length), None)
+    distance = position[asking, None] - position
     mask = distance >= 0
     if documents_SB is None:
         return mask if window is None else mask & ((distance < window) | (position < sinks))
@@ -61,7 +70,54 @@ def visible(
     if window is not None:
         within_BS = position - first_of_document(documents_BS)
         mask = mask & ((distance < window) | (within_BS[:, None, None, :] < sinks))
-    return mask & (documents_BS[:, None, :, None] == documents_BS[:, None, None, :])
+    return mask & (documents_BS[:, None, asking, None] == documents_BS[:, None, None, :])
+
+
+def by_heads(
+    read: Read,
+    q_SBHP: Tensor,
+    k_SBKP: Tensor,
+    v_SBKP: Tensor,
+    pieces: Pieces,
+    window: int | None = None,
+    sinks: int = 0,
+) -> Tensor:
+    """`read(q, k, v, mask)` of whole sequences of this rank's share of the heads, for its pieces of all heads, and back
+    to these: (S, B, H, P)."""
+    q, k, v = (pieces.heads(t) for t in (q_SBHP, k_SBKP, v_SBKP))
+    return pieces.tokens(read(q, k, v, visible(len(q), window, sinks, pieces.whole_documents_SB, q.device)))
+
+
+def check_heads(name: str, heads: int, tensor: int, context: int) -> None:
+    """Raises LayoutError where `context` ranks cannot share those of the `heads` that one of `tensor` ranks has."""
+    here = max(1, heads // tensor)
+    if here % context:
+        raise LayoutError(
+            f"{name}={heads} leaves {here} to each of layout.tensor={tensor} ranks, which layout.context={context} "
+            "ranks cannot share; choose a divisor of it, or layout.context_exchange=gather"
+        )
+
+
+def by_pieces(
+    read: Read,
+    q_SBHP: Tensor,
+    k_SBKP: Tensor,
+    v_SBKP: Tensor,
+    pieces: Pieces,
+    window: int | None = None,
+    sinks: int = 0,
+) -> Tensor:
+    """`read(q, k, v, mask)` of this rank's pieces, each among the whole keys and values up to its own end: (S, B, H, P)
+    of the queries side by side. What lies above the diagonal is no work, nor what lies before a window without sinks.
+    """
+    found, documents_SB = [], pieces.whole_documents_SB
+    for first, q_piece in zip(pieces.firsts, q_SBHP.chunk(len(pieces.firsts), dim=1), strict=True):
+        begin = 0 if window is None or sinks else max(0, first - window + 1)
+        seen = slice(begin, first + len(q_piece))
+        documents = None if documents_SB is None else documents_SB[seen]
+        mask = visible(seen.stop - begin, window, sinks, documents, q_piece.device, queries=len(q_piece))
+        found.append(read(q_piece, k_SBKP[seen], v_SBKP[seen], mask))
+    return torch.cat(found, dim=1)
 
 
 def first_of_document(documents_BS: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -16,7 +17,7 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.attend import attend, attend_with_sinks, through_window, visible
+from eyas.layers.attend import attend, attend_with_sinks, by_heads, by_pieces, check_heads, through_window, visible
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
@@ -34,6 +35,7 @@ class Attention(Mixer):
         """Options of attention."""
 
         carries_documents = True
+        carries_context = True
 
         num_heads: int
         """Query heads; split over the tensor-parallel ranks."""
@@ -164,6 +166,10 @@ class Attention(Mixer):
             masked = self.window is not None and self.window < sequence_length
             return microbatch * kept + masked * seen**2 * element
 
+        def check_heads(self, tensor: int, context: int) -> None:
+            for name in ("num_heads", "num_kv_heads"):
+                check_heads(f"{self.kind}.{name}", getattr(self, name) or self.num_heads, tensor, context)
+
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(
                 self,
@@ -180,12 +186,20 @@ class Attention(Mixer):
     config: Attention.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        q_SBHP, k_SBKP, v_SBKP = self.project(x_SBD, first=0)
-        c = self.config
-        mask = visible(x_SBD.shape[0], c.window, c.sink_tokens or 0, context.documents_SB, x_SBD.device)
-        return self.output(self.attend(q_SBHP, k_SBKP, v_SBKP, mask))
+        c, pieces = self.config, context.pieces
+        q, k, v = self.project(x_SBD, first=0 if pieces is None else pieces.firsts)
+        sinks = c.sink_tokens or 0
+        if pieces is None:
+            y_SBHP = self.attend(q, k, v, visible(len(q), c.window, sinks, context.documents_SB, q.device))
+        elif pieces.by_heads:
+            read = partial(self.attend, sinks_H=pieces.own_heads(self.sinks) if c.sinks else None)
+            y_SBHP = by_heads(read, q, k, v, pieces, c.window, sinks)
+        else:
+            k, v = pieces.whole(torch.cat([k, v], dim=-1)).chunk(2, dim=-1)
+            y_SBHP = by_pieces(self.attend, q, k, v, pieces, c.window, sinks)
+        return self.output(y_SBHP)
 
-    def project(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """q (S, B, H, P), k and v (S, B, K, P) of x (S, B, D), whose tokens begin at position `first`."""
         c = self.config
         scales = {"q": None, "k": c.key_multiplier, "v": None}
@@ -205,12 +219,14 @@ class Attention(Mixer):
             q, k = (rotate(t, c.rope_base, first, c.rotated) for t in (q, k))
         return q, k, v
 
-    def attend(self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None) -> Tensor:
-        """What each token reads, (S, B, H, P)."""
+    def attend(
+        self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, sinks_H: Tensor | None = None
+    ) -> Tensor:
+        """What each token reads, (S, B, H, P). `sinks` are those of the heads where they are not all of this rank's."""
         scale = configured(self.config.softmax_scale, self.config.head_dim**-0.5)
         if not self.config.sinks:
             return attend(q_SBHP, k_SBKP, v_SBKP, mask, scale)
-        return attend_with_sinks(q_SBHP, k_SBKP, v_SBKP, mask, scale, self.sinks)
+        return attend_with_sinks(q_SBHP, k_SBKP, v_SBKP, mask, scale, self.sinks if sinks_H is None else sinks_H)
 
     def output(self, y_SBHP: Tensor) -> Tensor:
         """Projection out of the heads. Returns (S, B, D), a partial sum."""

@@ -7,7 +7,7 @@ than a grouped conv1d. The backward recomputes what SiLU saw.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eyas.core.errors import ConfigError
+from eyas.core.mixer import Pieces
 from eyas.layers.scratch import scratch
 
 BLOCK_ELEMENTS = 1 << 18
@@ -64,6 +65,17 @@ def conv_step(
     if bias_C is not None:
         y = y + bias_C
     return (F.silu(y) if silu else y).to(x_BC.dtype), window_KBC[1:]
+
+
+def histories(inputs: Mapping[str, Tensor], weight_CK: Tensor, pieces: Pieces | None) -> dict[str, Tensor]:
+    """What stands before each tensor (S, B, C) that convolutions of as many taps read: nothing where sequences are
+    whole, else the ends of the pieces before, fetched together."""
+    past = weight_CK.shape[-1] - 1
+    if pieces is None or past == 0:
+        return {}
+    ends = [x_SBC[max(0, len(x_SBC) - past) :] for x_SBC in inputs.values()]
+    before_KBC = pieces.before(torch.cat(ends, dim=-1), past)
+    return dict(zip(inputs, before_KBC.split([end.shape[-1] for end in ends], dim=-1), strict=True))
 
 
 def latest(history_KBC: Tensor, x_SBC: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eyas.core.errors import ConfigError
@@ -43,6 +44,34 @@ def gated_delta_rule(
     starts_SB = None if documents_SB is None else document_starts(documents_SB)
     sequences = (q_SBGN, k_SBGN, v_SBHP, log_decay_SBH, beta_SBH)
     return scan_chunks(chunk, state, starts_SB, sequences, length=chunk_size or CHUNK)
+
+
+def delta_rule_summary(
+    k_SBGN: Tensor,
+    v_SBHP: Tensor,
+    log_decay_SBH: Tensor,
+    beta_SBH: Tensor,
+    *,
+    documents_SB: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The state (B, H, P, N) behind the last token where the rule begins with zero, and the matrix (B, H, N, N) that a
+    state which it begins with is multiplied by. The rule is linear in the state, and its rows are independent: N more
+    of them, which begin as the identity and to which nothing is written, find the matrix."""
+    (_, B, H, P), N = v_SBHP.shape, k_SBGN.shape[-1]
+    eye_NN = torch.eye(N, dtype=torch.promote_types(v_SBHP.dtype, torch.float32), device=v_SBHP.device)
+    _, last_BHQN = gated_delta_rule(
+        k_SBGN,
+        k_SBGN,
+        F.pad(v_SBHP, (0, N)),
+        log_decay_SBH,
+        beta_SBH,
+        initial_state_BHPN=F.pad(eye_NN, (0, 0, P, 0)).expand(B, H, -1, -1),
+        documents_SB=documents_SB,
+        chunk_size=chunk_size,
+    )
+    state_BHPN, matrix_BHNN = last_BHQN.split([P, N], dim=2)
+    return state_BHPN, matrix_BHNN
 
 
 def chunk(

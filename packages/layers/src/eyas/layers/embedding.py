@@ -28,16 +28,18 @@ class Vocabulary(nn.Module):
 
     def embed(self, tokens_BS: Tensor, multiplier: float, context: Context, front_ND: Tensor | None = None) -> Tensor:
         """Embeddings of tokens (B, S), behind `front` (N, D) in every sequence, times `multiplier`. Returns (s, B, D)
-        of the N + S positions."""
-        tokens_SB = tokens_BS.t()
+        of the N + S positions, or of this rank's pieces of them."""
+        tokens_SB, front_N = tokens_BS.t(), 0 if front_ND is None else front_ND.shape[0]
+        if context.cut is not None:
+            tokens_SB = context.own(F.pad(tokens_BS, (front_N, 0))).t()
         if self.place.tensor == 1:
-            return _behind(front_ND, F.embedding(tokens_SB, self.weight)) * multiplier
+            return _behind(front_ND, F.embedding(tokens_SB, self.weight), context) * multiplier
         local = tokens_SB - self.first
         foreign = (local < 0) | (local >= self.weight.shape[0])
         rows = F.embedding(local.masked_fill(foreign, 0), self.weight).masked_fill(foreign[..., None], 0.0)
         if front_ND is not None and self.place.tensor_rank > 0:
             front_ND = torch.zeros_like(front_ND)  # the ranks' parts are added up
-        return context.reduce(_behind(front_ND, rows)) * multiplier
+        return context.reduce(_behind(front_ND, rows, context)) * multiplier
 
     def logits(self, h_sBD: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
         """This rank's logits (S, B, V) of all but the first `skip` positions, times `multiplier`; those of padding rows
@@ -49,8 +51,14 @@ class Vocabulary(nn.Module):
         return logits
 
 
-def _behind(front_ND: Tensor | None, rows_SBD: Tensor) -> Tensor:
-    """The rows with `front` before them in every sequence."""
+def _behind(front_ND: Tensor | None, rows_SBD: Tensor, context: Context) -> Tensor:
+    """The rows with `front` before them in every sequence. A rank's pieces have room for their parts of it already."""
     if front_ND is None:
         return rows_SBD
-    return torch.cat([front_ND[:, None].expand(-1, rows_SBD.shape[1], -1), rows_SBD])
+    if context.pieces is None:
+        return torch.cat([front_ND[:, None].expand(-1, rows_SBD.shape[1], -1), rows_SBD])
+    filled, firsts = [], context.pieces.firsts
+    for first, piece_SBD in zip(firsts, rows_SBD.chunk(len(firsts), dim=1), strict=True):
+        part_ND = front_ND[first : first + len(piece_SBD)]
+        filled.append(torch.cat([part_ND[:, None].expand(-1, piece_SBD.shape[1], -1), piece_SBD[len(part_ND) :]]))
+    return torch.cat(filled, dim=1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.conv import causal_conv, conv_step
-from eyas.layers.delta_rule import CHUNK, gated_delta_rule
+from eyas.layers.conv import causal_conv, conv_step, histories
+from eyas.layers.delta_rule import CHUNK, delta_rule_summary, gated_delta_rule
 from eyas.layers.delta_rule_sequential import delta_rule_step
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform
@@ -35,6 +36,7 @@ class GatedDeltaNet(Mixer):
         """Options of Gated DeltaNet."""
 
         carries_documents = True
+        carries_context = True
 
         num_heads: int
         """Heads of values; split over the tensor-parallel ranks."""
@@ -117,16 +119,22 @@ class GatedDeltaNet(Mixer):
     config: GatedDeltaNet.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        documents = context.documents_SB
+        documents, pieces = context.documents_SB, context.pieces
+        inputs = {n: linear(x_SBD, getattr(self, n)) for n in "qkv"}
+        history = histories(inputs, self.conv_q, pieces)
         q, k, v = (
             self.split(
-                causal_conv(linear(x_SBD, getattr(self, n)), getattr(self, f"conv_{n}"), documents_SB=documents), n
+                causal_conv(x, getattr(self, f"conv_{n}"), history_KBC=history.get(n), documents_SB=documents), n
             )
-            for n in "qkv"
+            for n, x in inputs.items()
         )
-        y_SBHP, _ = gated_delta_rule(
-            q, k, v, *self.rates(x_SBD), documents_SB=documents, chunk_size=self.config.chunk_size
-        )
+        log_decay, beta = self.rates(x_SBD)
+        how: dict[str, Any] = {"documents_SB": documents, "chunk_size": self.config.chunk_size}
+        carried = None
+        if pieces is not None:
+            summary = delta_rule_summary(k, v, log_decay, beta, **how)
+            carried = pieces.carried(*summary, lambda matrix, state: state @ matrix)
+        y_SBHP, _ = gated_delta_rule(q, k, v, log_decay, beta, initial_state_BHPN=carried, **how)
         return self.output(y_SBHP, x_SBD)
 
     def split(self, value: Tensor, name: str) -> Tensor:

@@ -22,6 +22,7 @@ from eyas.layers.initial import ones
 from eyas.layers.linear import linear
 from eyas.layers.ssd import ssd, ssd_step
 from eyas.layers.ssd_chunked import best_chunk
+from eyas.layers.ssd_summary import ssd_summary
 
 
 @register("linear_attention")
@@ -33,6 +34,7 @@ class LinearAttention(Mixer):
         """Options of linear attention."""
 
         carries_documents = True
+        carries_context = True
 
         num_heads: int
         """Heads; split over the tensor-parallel ranks."""
@@ -111,13 +113,16 @@ class LinearAttention(Mixer):
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         q, k, v = self.project(x_SBD)
         log_decay_H, one = self.rates(v)
+        one_SBH, documents, pieces = one.expand(v.shape[:3]), context.documents_SB, context.pieces
+        carried = None if pieces is None else pieces.carried(*ssd_summary(v, one_SBH, log_decay_H, k, documents))
         y_SBHP, _ = ssd(
             v,
-            one.expand(v.shape[:3]),
+            one_SBH,
             log_decay_H,
             k,
             q,
-            documents_SB=context.documents_SB,
+            initial_state_BHPN=carried,
+            documents_SB=documents,
             chunk_size=self.config.chunk_size,
         )
         return self.output(y_SBHP, x_SBD, context)

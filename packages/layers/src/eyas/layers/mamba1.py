@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.conv import causal_conv, conv_step
+from eyas.layers.conv import causal_conv, conv_step, histories
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_of_counting, ones, uniform, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
@@ -35,6 +36,7 @@ class Mamba1(Mixer):
         """Options of Mamba."""
 
         carries_documents = True
+        carries_context = True
 
         inner_size: int
         """Channels, usually twice the hidden size; split over the tensor-parallel ranks."""
@@ -125,20 +127,27 @@ class Mamba1(Mixer):
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         x_SBC, z_SBC = self.project(x_SBD)
-        documents = context.documents_SB
-        x_SBC = causal_conv(x_SBC, self.conv, getattr(self, "conv_bias", None), documents_SB=documents)
+        documents, pieces = context.documents_SB, context.pieces
+        history = histories({"x": x_SBC}, self.conv, pieces).get("x")
+        bias = getattr(self, "conv_bias", None)
+        x_SBC = causal_conv(x_SBC, self.conv, bias, history_KBC=history, documents_SB=documents)
         dt_SBC, B_SBN, C_SBN = self.read(x_SBC, context)
-        y_SBC, _ = selective_scan(
+        A_CN = -torch.exp(self.A_log)
+        scan = partial(
+            selective_scan,
             x_SBC,
             dt_SBC,
-            -torch.exp(self.A_log),
+            A_CN,
             B_SBN,
             C_SBN,
             self.D,
             documents_SB=documents,
             chunk_size=self.config.chunk_size,
         )
-        return self.output(y_SBC, z_SBC)
+        carried_BCN = None
+        if pieces is not None:
+            carried_BCN = pieces.carried(scan()[1], torch.exp(dt_SBC.sum(0)[..., None] * A_CN))
+        return self.output(scan(initial_state_BCN=carried_BCN)[0], z_SBC)
 
     def project(self, x: Tensor) -> list[Tensor]:
         """x and z of this rank's channels."""

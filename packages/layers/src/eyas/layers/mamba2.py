@@ -18,12 +18,13 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.conv import causal_conv, conv_step, latest
+from eyas.layers.conv import causal_conv, conv_step, histories, latest
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
 from eyas.layers.ssd import Kernel, ssd, ssd_step
 from eyas.layers.ssd_chunked import best_chunk
+from eyas.layers.ssd_summary import ssd_summary
 
 State = tuple[dict[str, Tensor], Tensor]
 UNLIMITED = (0.0, math.inf)
@@ -38,6 +39,7 @@ class Mamba2(Mixer):
         """Options of Mamba-2."""
 
         carries_documents = True
+        carries_context = True
 
         num_heads: int
         """Heads, a multiple of num_groups; split over the tensor-parallel ranks."""
@@ -187,18 +189,24 @@ class Mamba2(Mixer):
         context: MixerContext,
     ) -> tuple[Tensor, Tensor]:
         """Convolution, scan and output of projected tokens, behind `history` and the state `carried` by the scan where
-        there are any. Returns (S, B, D), a partial sum, and the state behind the last token."""
-        documents = context.documents_SB
+        there are any; pieces of sequences have these from the pieces before. Returns (S, B, D), a partial sum, and the
+        state behind the last token."""
+        documents, pieces = context.documents_SB, context.pieces
+        history = history | histories(inputs, self.conv_x, pieces)
         x, B, C = (
             causal_conv(inputs[name], *self.taps(name), history_KBC=history.get(name), documents_SB=documents)
             for name in "xBC"
         )
+        x_SBHP, dt_SBH, A_H = self.split(x, self.config.head_dim), self.time_step(dt), self.decay()
+        B_SBGN, C_SBGN = (self.split(t, self.config.state_size) for t in (B, C))
+        if pieces is not None:
+            carried_BHPN = pieces.carried(*ssd_summary(x_SBHP, dt_SBH, A_H, B_SBGN, documents))
         y_SBHP, last_BHPN = ssd(
-            self.split(x, self.config.head_dim),
-            self.time_step(dt),
-            self.decay(),
-            self.split(B, self.config.state_size),
-            self.split(C, self.config.state_size),
+            x_SBHP,
+            dt_SBH,
+            A_H,
+            B_SBGN,
+            C_SBGN,
             self.D,
             initial_state_BHPN=carried_BHPN,
             documents_SB=documents,

@@ -15,7 +15,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.attend import attend, visible
+from eyas.layers.attend import attend, by_heads, by_pieces, check_heads, visible
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
@@ -33,6 +33,7 @@ class LatentAttention(Mixer):
         """Options of multi-head latent attention."""
 
         carries_documents = True
+        carries_context = True
 
         num_heads: int
         """Heads; split over the tensor-parallel ranks."""
@@ -120,18 +121,32 @@ class LatentAttention(Mixer):
                 per_token += 0 if rank is None else rank * (wide + 2 * element) + wide
             return microbatch * sequence_length * per_token
 
+        def check_heads(self, tensor: int, context: int) -> None:
+            check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
+
     config: LatentAttention.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        q_SBHP = torch.cat(self.queries(x_SBD, first=0), dim=-1)
-        latent_SBC, k_SB1R = self.latent(x_SBD, first=0)
-        k_SBHN, v_SBHV = (self.heads(linear(latent_SBC, weight)) for weight in (self.k_up, self.v_up))
-        k_SBHP = torch.cat([k_SBHN, k_SB1R.expand(*k_SBHN.shape[:3], -1)], dim=-1)
-        return self.output(
-            self.read(q_SBHP, k_SBHP, v_SBHV, visible(x_SBD.shape[0], None, 0, context.documents_SB, x_SBD.device))
-        )
+        pieces = context.pieces
+        first = 0 if pieces is None else pieces.firsts
+        q_SBHP = torch.cat(self.queries(x_SBD, first), dim=-1)
+        latent_SBC, k_SB1R = self.latent(x_SBD, first)
+        if pieces is None:
+            mask = visible(len(q_SBHP), None, 0, context.documents_SB, q_SBHP.device)
+            return self.output(self.read(q_SBHP, *self.keys_and_values(latent_SBC, k_SB1R), mask))
+        if pieces.by_heads:
+            return self.output(by_heads(self.read, q_SBHP, *self.keys_and_values(latent_SBC, k_SB1R), pieces))
+        # Latents are narrower than the keys and values that every rank then reads from them itself.
+        both_SBC = pieces.whole(torch.cat([latent_SBC, k_SB1R[:, :, 0]], dim=-1))
+        latent_SBC, k_SBR = both_SBC.split([latent_SBC.shape[-1], k_SB1R.shape[-1]], dim=-1)
+        return self.output(by_pieces(self.read, q_SBHP, *self.keys_and_values(latent_SBC, k_SBR[:, :, None]), pieces))
 
-    def queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def keys_and_values(self, latent_SBC: Tensor, k_SB1R: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (S, B, H, N + R) and values (S, B, H, V) of this rank's heads."""
+        k_SBHN, v_SBHV = (self.heads(linear(latent_SBC, weight)) for weight in (self.k_up, self.v_up))
+        return torch.cat([k_SBHN, k_SB1R.expand(*k_SBHN.shape[:3], -1)], dim=-1), v_SBHV
+
+    def queries(self, x: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Queries without positions (S, B, H, N) and rotated ones (S, B, H, R)."""
         c = self.config
         if c.q_lora_rank is not None:
@@ -140,12 +155,12 @@ class LatentAttention(Mixer):
         plain, turned = self.heads(linear(x, self.q)).split([c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
         return plain, self.turn(turned, first)
 
-    def latent(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    def latent(self, x: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """The normed latent (S, B, C) and the rotated key (S, B, 1, R): all that decoding keeps."""
         down, key = (linear(x, getattr(self, n), getattr(self, f"{n}_bias", None)) for n in ("kv_down", "k_rope"))
         return rms_norm(down, self.kv_norm, self.config.norm_epsilon), self.turn(key[..., None, :], first)
 
-    def turn(self, x_SBHR: Tensor, first: int) -> Tensor:
+    def turn(self, x_SBHR: Tensor, first: int | tuple[int, ...]) -> Tensor:
         """Rotation by position."""
         return rotate(paired(x_SBHR) if self.config.rope_interleave else x_SBHR, self.config.rope_base, first)
 

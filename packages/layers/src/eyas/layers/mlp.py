@@ -36,6 +36,7 @@ class MLP(Mixer):
         """Options of the feed-forward layer."""
 
         carries_documents = True
+        carries_context = True
 
         intermediate_size: int
         """Neurons; split over the tensor-parallel ranks."""

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyas.core.arrangement import pairs_before
@@ -14,7 +15,7 @@ from eyas.core.mixer import empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
-from eyas.layers.cross_entropy import cross_entropy
+from eyas.layers.cross_entropy import IGNORED, cross_entropy
 from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
 from eyas.layers.mtp import Tail
@@ -90,11 +91,12 @@ class HybridLM(nn.Module):
 
         tokens, labels, documents: (B, S); hidden: (s, B, D), what the previous stage sent. Returns hidden (s, B, D) for
         the next stage; from the last one the loss of each token (S, B), or without labels this rank's logits (S, B, V).
-        With a multi-token-prediction tail there are several losses.
+        With a multi-token-prediction tail there are several losses. Where ranks share sequences all of them are given
+        the whole, and work on their own pieces, side by side in the batch.
         """
         if documents_BS is not None and self.spec.meta_tokens:
             raise ConfigError("meta tokens stand in front of a row, not of each of its packed documents")
-        context = replace(self.context, documents_SB=None if documents_BS is None else documents_BS.t())
+        context = self.context.of(tokens_BS.shape[1] + self.spec.meta_tokens, documents_BS)
         if self.stage.first:
             hidden_sBD = self.embed(tokens_BS, context, self.meta_tokens if self.spec.meta_tokens else None)
         assert hidden_sBD is not None
@@ -105,7 +107,7 @@ class HybridLM(nn.Module):
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)
         if labels_BS is None:
-            return self.logits(normed_sBD, context, skip=self.spec.meta_tokens)
+            return self.logits(normed_sBD, context, skip=0 if context.cut else self.spec.meta_tokens)
         loss_SB = self.loss(normed_sBD, labels_BS, context)
         if not self.spec.depths:
             return loss_SB
@@ -162,8 +164,12 @@ class HybridLM(nn.Module):
         return self.output.logits(normed_sBD, self.spec.lm_head_multiplier, context, skip=skip)
 
     def loss(self, normed_sBD: Tensor, labels_BS: Tensor, context: Context) -> Tensor:
-        """Each token's cross-entropy behind the head, (S, B)."""
-        logits_SBV = self.logits(normed_sBD, context, skip=self.spec.meta_tokens)
+        """Each token's cross-entropy behind the head, (S, B). Pieces begin anywhere, so that where ranks share
+        sequences the meta tokens have losses too, of zero."""
+        front = self.spec.meta_tokens
+        if context.cut is not None:
+            front, labels_BS = 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED))
+        logits_SBV = self.logits(normed_sBD, context, skip=front)
         return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
 
     @property

@@ -37,6 +37,7 @@ class MoE(Mixer):
         """Options of the mixture."""
 
         owns_tokens = True
+        carries_context = True
 
         num_experts: int
         top_k: int

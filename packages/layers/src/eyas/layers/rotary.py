@@ -20,8 +20,12 @@ def rotation(
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x_SBHP: Tensor, base: float, first: int = 0, channels: int | None = None) -> Tensor:
-    """Rotates the first `channels` (or all) of queries or keys (S, B, H, P) by their positions, from `first` on."""
+def rotate(x_SBHP: Tensor, base: float, first: int | tuple[int, ...] = 0, channels: int | None = None) -> Tensor:
+    """Rotates the first `channels` (or all) of queries or keys (S, B, H, P) by their positions, from `first` on; pieces
+    that stand side by side in the batch have one `first` each."""
+    if isinstance(first, tuple):
+        pieces = zip(x_SBHP.chunk(len(first), dim=1), first, strict=True)
+        return torch.cat([rotate(piece, base, begins, channels) for piece, begins in pieces], dim=1)
     wide = torch.promote_types(x_SBHP.dtype, torch.float32)
     x, channels = x_SBHP.to(wide), x_SBHP.shape[-1] if channels is None else channels
     cos, sin = rotation(first, x.shape[0], channels, base, wide, x.device)

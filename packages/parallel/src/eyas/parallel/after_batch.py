@@ -25,8 +25,9 @@ class AfterBatch:
             for name, module in model.named_modules()
             if isinstance(module, Mixer) and type(module).after_batch is not Mixer.after_batch
         }
-        tokens_differ = parallel_state.get_tensor_and_data_parallel_group
-        self.group = tokens_differ() if layout.sequence else parallel_state.get_data_parallel_group()
+        state = parallel_state
+        differ = state.get_tensor_and_data_parallel_group if layout.sequence else state.get_data_parallel_group
+        self.group = differ(with_context_parallel=True)
         self.stages = layout.pipeline if any(_of_all_stages(bool(self.mixers), layout.pipeline)) else 1
 
     def __call__(self) -> Figures:

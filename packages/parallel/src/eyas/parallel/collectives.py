@@ -1,4 +1,4 @@
-"""Every communication between tensor-parallel ranks, each with its forward and its backward.
+"""Every communication between tensor-parallel or context-parallel ranks, each with its forward and its backward.
 
 Each is the identity, at no cost, where there is one rank. Tensors are sequence-first: (S, B, D).
 """
@@ -56,6 +56,22 @@ def sum_over_copies(partial: Tensor, group: Group | None) -> Tensor:
     """The sum over a group of ranks, of which each goes on with its own work. Forward: all-reduce; backward:
     all-reduce. `group` is `groups.copies_group(...)`."""
     return partial if group is None or group.size() == 1 else _SumBothWays.apply(partial, group)
+
+
+def gather_from_context_ranks(x: Tensor) -> Tensor:
+    """All context-parallel ranks' tensors, one behind the other along the first dimension. Forward: all-gather;
+    backward: reduce-scatter."""
+    gathered: Tensor = mappings.gather_from_sequence_parallel_region(
+        x.contiguous(), group=parallel_state.get_context_parallel_group()
+    )
+    return gathered
+
+
+def exchange_between_context_ranks(parts: Tensor) -> Tensor:
+    """Sends parts[r] to context-parallel rank r, and returns what each rank sent here, in the same shape. Forward and
+    backward: all-to-all."""
+    received: Tensor = mappings.all_to_all(parallel_state.get_context_parallel_group(), parts)
+    return received
 
 
 def max_over_tensor_ranks(x: Tensor) -> Tensor:

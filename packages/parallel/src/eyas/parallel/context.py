@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from eyas.core.errors import LayoutError
-from eyas.core.mixer import Dispatched, Placement, Routed
+from eyas.core.mixer import Dispatched, Pieces, Placement, Routed
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Coordinates, Weight
-from eyas.parallel.layout import Dispatcher
+from eyas.parallel.cut import Cut
+from eyas.parallel.layout import ContextExchange, Dispatcher
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,25 @@ class Context:
     sequence: bool = False
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
     dispatcher: Dispatcher = "alltoall"
+    cut: Cut | None = None
+    """Which pieces of its sequences this rank has; None for whole sequences."""
+    exchange: ContextExchange = "gather"
     documents_SB: Tensor | None = None
+    pieces: Pieces | None = None
+
+    def of(self, length: int, documents_BS: Tensor | None) -> Context:
+        """This context for a microbatch of sequences of `length` tokens, whose documents are (B, S)."""
+        whole_SB = None if documents_BS is None else documents_BS.t()
+        if self.cut is None:
+            return replace(self, documents_SB=whole_SB)
+        from eyas.parallel import pieces
+
+        own_SB = None if documents_BS is None else self.cut.own(documents_BS).t()
+        return replace(self, documents_SB=own_SB, pieces=pieces.Pieces(self.cut, length, self.exchange, whole_SB))
+
+    def own(self, rows_BS: Tensor) -> Tensor:
+        """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
+        return rows_BS if self.cut is None else self.cut.own(rows_BS)
 
     def at(self, place: Coordinates) -> Context:
         """The context of a branch that lies on a part of the tensor-parallel ranks; its own on all of them."""
@@ -67,7 +86,8 @@ class Context:
             )
         from eyas.parallel import experts
 
-        return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards)
+        each, ranks = (1, 1) if self.cut is None else (self.cut.each, self.cut.ranks)
+        return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards * ranks, pieces=each)
 
     def dispatch(self, x_sBD: Tensor, routed: Routed, rule: RoutingRule) -> Dispatched:
         """This rank's tokens, sent to their experts."""
@@ -77,7 +97,7 @@ class Context:
 
     @property
     def shards(self) -> int:
-        """Ranks that hold parts of one sequence between blocks."""
+        """Tensor-parallel ranks that hold parts of one sequence between blocks."""
         return self.place.tensor if self.sequence else 1
 
     def sum_over_ranks(self, partial: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host
 from eyas.parallel.after_batch import AfterBatch, Figures
 from eyas.parallel.context import Context
+from eyas.parallel.cut import Cut
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
 from eyas.parallel.megatron import (
@@ -53,7 +54,14 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    return Context(place, layout.sequence, layout.dispatcher)
+    return Context(place, layout.sequence, layout.dispatcher, cut_here(layout), layout.context_exchange)
+
+
+def cut_here(layout: Layout) -> Cut | None:
+    """Which pieces of its sequences this rank has; None where it has them whole."""
+    if layout.context == 1:
+        return None
+    return Cut(parallel_state.get_context_parallel_rank(), layout.context, layout.context_order)
 
 
 def stages_here(layout: Layout) -> range:
@@ -142,33 +150,37 @@ class Engine:
         self.layout.check_microbatches(len(microbatches))
         batch, sequence = microbatches[0]["tokens"].shape
         iterators = [iter(microbatches) for _ in self.chunks]
+        rows = self.layout.context_pieces // self.layout.context
         schedule = get_forward_backward_func(self.layout.pipeline, self.config.virtual_pipeline_model_parallel_size)
         return schedule(
-            forward_step_func=forward_step,
+            forward_step_func=partial(forward_step, cut=cut_here(self.layout)),
             data_iterator=iterators,
             model=self.chunks,
             num_microbatches=len(microbatches),
-            seq_length=sequence + self.meta_tokens,
-            micro_batch_size=batch,
+            seq_length=(sequence + self.meta_tokens) // rows,
+            micro_batch_size=batch * rows,
             forward_only=forward_only,
         )
 
     def _totals(self, sums: list[Tensor]) -> list[float]:
-        """Losses and token count summed over microbatches and replicas, from the last stage to all of them."""
+        """Losses and token count summed over microbatches, replicas and their context ranks, from the last stage to all
+        of them."""
         total = torch.zeros(len(self.losses) + 1, dtype=torch.float64, device=device_here())
         if sums:
             total = torch.stack(sums).sum(0)
-            dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+            dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         if self.layout.pipeline > 1:
             last = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
         return total.tolist()
 
 
-def forward_step(microbatches: Iterator[Batch], stage: nn.Module) -> tuple[Tensor, Any]:
-    """The next microbatch through a stage; what Megatron-Core's schedules call."""
+def forward_step(microbatches: Iterator[Batch], stage: nn.Module, cut: Cut | None) -> tuple[Tensor, Any]:
+    """The next microbatch through a stage; what Megatron-Core's schedules call. Ranks that share sequences read the
+    same labels, which the first of them counts."""
     batch = next(microbatches)
-    return stage(batch), partial(sum_loss, batch["labels"])
+    labels_BS = batch["labels"] if cut is None or cut.rank == 0 else batch["labels"].new_empty(0)
+    return stage(batch), partial(sum_loss, labels_BS)
 
 
 def sum_loss(labels_BS: Tensor, losses: Tensor | Losses) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,6 +206,7 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
+        context_parallel_size=layout.context,
         sequence_parallel=layout.sequence,
         pipeline_dtype=dtype,
         params_dtype=dtype,

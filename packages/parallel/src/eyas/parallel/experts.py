@@ -39,11 +39,15 @@ class OneRank:
         return 0
 
 
-def route(logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None, *, shards: int) -> Routed:
+def route(
+    logits_sBE: Tensor, rule: RoutingRule, selection_bias_E: Tensor | None, *, shards: int, pieces: int = 1
+) -> Routed:
     """Chooses experts for every token, and attaches the rule's auxiliary losses to the weights where gradients are
-    wanted. `shards` ranks of the tensor group hold other parts of the same sequences."""
+    wanted. `shards` ranks of the tensor and context groups hold other parts of the same sequences, and the batch has
+    `pieces` rows for each of them."""
     logits_TE = logits_sBE.flatten(0, 1)
-    losses = auxiliary_losses(logits_sBE, rule, shards) if torch.is_grad_enabled() else []
+    by_sequence_sBE = logits_sBE if pieces == 1 else torch.cat(logits_sBE.chunk(pieces, dim=1))
+    losses = auxiliary_losses(by_sequence_sBE, rule, shards) if torch.is_grad_enabled() else []
     with torch.no_grad():
         _, wanted_TE = moe_utils.topk_routing_with_score_function(
             logits_TE,
@@ -113,9 +117,9 @@ def auxiliary_losses(logits_sBE: Tensor, rule: RoutingRule, shards: int) -> list
 
 
 def summed(counts: Tensor, shards: int) -> Tensor:
-    """The sum over the tensor group where its ranks hold other tokens; no backward."""
+    """The sum over the tensor and context groups where their ranks hold other tokens; no backward."""
     if shards > 1:
-        dist.all_reduce(counts, group=parallel_state.get_tensor_model_parallel_group())
+        dist.all_reduce(counts, group=parallel_state.get_tensor_and_context_parallel_group())
     return counts
 
 

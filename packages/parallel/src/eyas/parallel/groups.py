@@ -43,6 +43,7 @@ def initialise(layout: Layout) -> None:
     sizes = Layout(
         tensor=layout.tensor,
         pipeline=layout.pipeline,
+        context=layout.context,
         data=layout.data,
         expert=layout.expert,
         expert_tensor=layout.inside_experts,
@@ -96,6 +97,7 @@ def _create(layout: Layout) -> _Groups:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
+        context_parallel_size=layout.context,
         expert_model_parallel_size=layout.expert,
         expert_tensor_parallel_size=layout.inside_experts,
         create_gloo_process_groups=False,

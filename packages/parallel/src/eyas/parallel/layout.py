@@ -11,7 +11,14 @@ from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
 Cut = Literal["auto"]
-CHOICES = {"dispatcher": Dispatcher, "branches": BranchPlaces}
+ContextOrder = Literal["zigzag", "contiguous"]
+ContextExchange = Literal["gather", "alltoall"]
+CHOICES = {
+    "dispatcher": Dispatcher,
+    "branches": BranchPlaces,
+    "context_order": ContextOrder,
+    "context_exchange": ContextExchange,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +39,12 @@ class Layout:
     head and the multi-token-prediction tail; null for the pattern's `|`, or without them an even division."""
     context: int = 1
     """Processes that share each sequence."""
+    context_order: ContextOrder = "zigzag"
+    """Which part of a sequence each of `context` processes has: `zigzag` an early piece and a late one, so that causal
+    attention is the same work for all; `contiguous` one piece."""
+    context_exchange: ContextExchange = "gather"
+    """How attention sees the whole sequence under `context`: `gather` all keys and values, or `alltoall` for a part of
+    the heads."""
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None
@@ -68,12 +81,6 @@ class Layout:
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
             elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        for name, neutral in (("context", 1),):
-            if getattr(self, name) not in (neutral, 1):
-                raise LayoutError(
-                    f"layout.{name}={getattr(self, name)} is not supported yet; leave it out, and use layout.tensor, "
-                    "layout.pipeline or layout.data"
-                )
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise LayoutError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
@@ -89,6 +96,12 @@ class Layout:
             raise LayoutError(
                 f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
             )
+        for name in ("context_order", "context_exchange"):
+            if self.context == 1 and getattr(self, name) != getattr(Layout, name):
+                raise LayoutError(
+                    f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
+                    "set layout.context=2 or more, or leave it out"
+                )
         self._check_experts()
 
     def _check_experts(self) -> None:
@@ -125,18 +138,29 @@ class Layout:
         """Numbers of the stages that a pipeline process runs."""
         return range(pipeline_rank, self.stage_count, self.pipeline)
 
+    @property
+    def context_pieces(self) -> int:
+        """Pieces that each sequence is cut into for the context-parallel processes."""
+        return self.context * (2 if self.context > 1 and self.context_order == "zigzag" else 1)
+
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
-        """Raises LayoutError where sequence parallelism cannot split sequences of this length behind the model's
-        `meta_tokens`."""
-        rest = (sequence_length + meta_tokens) % self.tensor
-        if self.sequence and rest:
-            behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
-            fitting = sequence_length + self.tensor - rest
-            unit = str(fitting) if meta_tokens else f"a multiple of {self.tensor} such as {fitting}"
-            raise LayoutError(
-                f"sequence length {sequence_length}{behind} cannot be split over layout.tensor={self.tensor} with "
-                f"layout.sequence=true; use {unit}, or layout.sequence=false"
-            )
+        """Raises LayoutError where context and sequence parallelism cannot split sequences of this length behind the
+        model's `meta_tokens`."""
+        shards = self.tensor if self.sequence else 1
+        unit = self.context_pieces * shards
+        rest = (sequence_length + meta_tokens) % unit
+        if not rest:
+            return
+        behind = f" behind {meta_tokens} meta tokens" if meta_tokens else ""
+        fitting = sequence_length + unit - rest
+        use = str(fitting) if meta_tokens else f"a multiple of {unit} such as {fitting}"
+        parts = [f"layout.tensor={self.tensor} with layout.sequence=true"] if shards > 1 else []
+        parts += [f"the {self.context_pieces} pieces of layout.context={self.context}"] if self.context > 1 else []
+        remedy = "another layout.context" if self.context > 1 else "layout.sequence=false"
+        raise LayoutError(
+            f"sequence length {sequence_length}{behind} cannot be split over {' and '.join(parts)}; "
+            f"use {use}, or {remedy}"
+        )
 
     def check_batch(self, global_batch: int, microbatch: int) -> None:
         """Raises LayoutError where the sequences of a global batch do not fill whole microbatches on every replica."""
@@ -175,7 +199,8 @@ class Layout:
         if self.processes > available:
             raise LayoutError(
                 f"{self} needs {self.processes} processes, but {what} carries at most {available}; make layout.tensor, "
-                "layout.pipeline or layout.data smaller, or start the run under torchrun or SLURM on more machines"
+                "layout.pipeline, layout.context or layout.data smaller, or start the run under torchrun or SLURM on "
+                "more machines"
             )
 
     def check_world(self, processes: int) -> None:

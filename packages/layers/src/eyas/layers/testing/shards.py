@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from hypothesis import reject
 
+from eyas.core.errors import ConfigError
 from eyas.core.weights import Coordinates
 from eyas.layers.testing.case import RANKS, Case
 from eyas.layers.testing.checkpoints import assert_checkpoint_loads
 from eyas.layers.testing.layouts import (
     Trial,
-    assert_layout_changes_nothing,
+    assert_equal_outcomes,
+    run,
 )
 from eyas.parallel.layout import Layout
 
-if TYPE_CHECKING:
-    pass
-
-LAYOUTS = ("tensor", "tensor and sequence", "data", "pipeline")
+LAYOUTS = ("tensor", "tensor and sequence", "data", "pipeline", "context")
 SEQUENCE = 12
 """Tokens of a row; any number of ranks that is tried divides it."""
 
 
 def layout_changes_nothing(case: Case, kind: str, *, drawn: bool) -> None:
-    """Trains a model of two such layers under a layout of this kind and in one process: losses, gradients, weights."""
-    assert_layout_changes_nothing(model(case), layout(case, kind, drawn), sequence_length=SEQUENCE, seed=case.seed)
+    """Trains a model of two such layers under a layout of this kind and in one process: losses, gradients, weights. A
+    mixer that does not carry context refuses ranks that share sequences."""
+    split, config = layout(case, kind, drawn), case.config
+    trial = Trial(
+        model=model(case),
+        sequence_length=SEQUENCE,
+        documents=kind == "context" and config.carries_documents,
+        seed=case.seed,
+    )
+    if kind == "context" and not config.carries_context:
+        with pytest.raises(ConfigError, match=config.kind):
+            run(trial, split)
+        return
+    assert_equal_outcomes(run(trial, split), run(trial, Layout()), trial, split)
 
 
 def checkpoint_loads_on_another_layout(case: Case, *, drawn: bool) -> None:
@@ -49,6 +61,8 @@ def layout(case: Case, kind: str, drawn: bool) -> Layout:
         return Layout(data=2)
     if kind == "pipeline":
         return Layout(pipeline=2)
+    if kind == "context":
+        return Layout(context=2)
     several = case.ranks[1:]
     if not several:
         if drawn:
