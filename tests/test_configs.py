@@ -107,6 +107,19 @@ def test_dry_run_shows_the_tail(capsys):
     assert "attn, ffn" in row
 
 
+def test_dry_run_shows_what_recomputing_and_chunks_leave(capsys):
+    def kept(*options):
+        assert main(["train", "--dry-run", "model=falcon_h1_tiny_mtp", *options]) == 0
+        blocks, _, ranks = capsys.readouterr().out.partition("Ranks")
+        rows = [line.split("│") for line in blocks.splitlines() if re.search(r"│ +(\d+|tail) │", line)]
+        return [float(row[5]) for row in rows], float(ranks.splitlines()[-2].split("│")[5])
+
+    plain, chunks = kept(), kept("layout.loss_chunk=64")
+    ssm, full = kept("layout.recompute=[ssm]"), kept("layout.recompute=full")
+    assert sum(full[0]) < sum(ssm[0]) < sum(plain[0])
+    assert chunks[1] < plain[1] and full[1] < ssm[1] < plain[1]
+
+
 def test_dry_run_counts_seven_billion_weights_and_allocates_none(monkeypatch, capsys):
     def allocate(*arguments):
         raise AssertionError("a weight was allocated")

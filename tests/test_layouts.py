@@ -22,6 +22,7 @@ def layouts(draw, processes=4):
         pipeline=pipeline,
         data=data,
         distributed_optimizer=data > 1 and draw(st.booleans()),
+        overlap=data > 1 and draw(st.booleans()),
     )
 
 
@@ -51,6 +52,7 @@ FIXED = {
     "tensor": Layout(tensor=2),
     "tensor and sequence": Layout(tensor=2, sequence=True),
     "tensor past groups and key-value heads": Layout(tensor=4, sequence=True),
+    "context": Layout(tensor=2, sequence=True, context=2),
     "pipeline": Layout(pipeline=2),
     "pipeline of four": Layout(pipeline=4),
     "data": Layout(data=2),
@@ -74,6 +76,19 @@ def test_shared_blocks_are_the_same_under_every_layout_of_one_stage(name):
 @pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline of four", "tensor and data"])
 def test_averaged_branches_and_meta_tokens_are_the_same_under_every_kind_of_layout(name):
     assert_layout_changes_nothing(hymba(), FIXED[name])
+
+
+@pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline", "tensor and data", "context"])
+def test_dropout_is_the_same_under_every_kind_of_layout(name):
+    assert_layout_changes_nothing(falcon_h1(depths=1) | {"dropout": 0.3}, FIXED[name])
+    if name == "tensor and sequence":
+        assert_layout_changes_nothing(hymba() | {"dropout": 0.3}, FIXED[name])
+
+
+def test_dropout_of_microbatches_is_that_of_the_batch():
+    model = falcon_h1() | {"dropout": 0.3}
+    whole, parts = (Trial(model=model, global_batch=4, microbatch=size) for size in (4, 1))
+    assert_equal_outcomes(run(parts, Layout()), run(whole, Layout()), whole, Layout())
 
 
 def test_shared_blocks_may_all_stand_on_the_first_stage():

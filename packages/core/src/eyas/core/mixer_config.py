@@ -26,6 +26,9 @@ class MixerConfig:
 
     kind: ClassVar[str]
     """The registered name; set by `register`."""
+    role: ClassVar[str] = ""
+    """What it is to those who choose parts of any model, such as what is recomputed: `attention`, `ssm`, `mlp`, `moe`
+    or a name of its own; the registered name where the mixer does not say."""
     carries_documents: ClassVar[bool] = False
     """Whether packed documents are kept apart; a mixer that says no refuses them."""
     carries_context: ClassVar[bool] = False

@@ -92,7 +92,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     started = time.perf_counter()
     trainer.fit(
         module,
-        training_batches(run.data, prepared, share, steps),
+        training_batches(run.data, prepared, share, steps, run.trainer.batch_ramp),
         validation,
         ckpt_path=None if start_from is None else str(start_from),
     )
@@ -109,13 +109,15 @@ def outcome(
 ) -> dict[str, Any]:
     """The numbers that a run ends with; losses in nats per token."""
     last = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    samples = run.trainer.batches.before(trainer.global_step)
     return {
         "validation_loss": module.validation_loss,
         "train_loss": last.get("train/loss"),
         "uniform_loss": prepared.uniform_loss,
         "unigram_loss": prepared.unigram_loss,
         "steps": trainer.global_step,
-        "tokens": trainer.global_step * run.trainer.global_batch * run.data.sequence_length,
+        "samples": samples,
+        "tokens": samples * run.data.sequence_length,
         "tokens_per_second": last.get("tokens_per_second"),
         "memory_gib": last.get("memory_gib"),
         "parameters": parameters(module.spec),

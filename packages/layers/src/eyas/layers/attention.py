@@ -34,6 +34,7 @@ class Attention(Mixer):
     class Config(MixerConfig):
         """Options of attention."""
 
+        role = "attention"
         carries_documents = True
         carries_context = True
 

@@ -32,6 +32,7 @@ class LatentAttention(Mixer):
     class Config(MixerConfig):
         """Options of multi-head latent attention."""
 
+        role = "attention"
         carries_documents = True
         carries_context = True
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
+from eyas.core.recompute import FULL, Recompute
 from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
@@ -19,6 +20,8 @@ CHOICES = {
     "context_order": ContextOrder,
     "context_exchange": ContextExchange,
 }
+OPTIONS = ("sequence", "distributed_optimizer", "overlap")
+"""Fields that are on or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +57,26 @@ class Layout:
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
+    overlap: bool = False
+    """Reduce gradients over the replicas, part by part, while the last backward pass still computes others."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
-
     branches: BranchPlaces = "together"
     """Where the two branches of a block lie: on all tensor-parallel processes, each on a half of them, or on halves
     that swap from one such block to the next."""
+    recompute: Recompute = ()
+    """What the backward pass computes again instead of keeping it: `full` for whole blocks, or a list of roles such as
+    ssm, attention, mlp, moe, norm."""
+    loss_chunk: int | None = None
+    """Tokens of a microbatch whose logits are made at once, for the loss and again for its gradient; None for all."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name == "stages":
+            if field.name == "recompute":
+                if size != FULL and not (isinstance(size, tuple) and all(isinstance(role, str) for role in size)):
+                    raise LayoutError(f"layout.recompute={size!r} must be full, or a list of roles")
+            elif field.name == "stages":
                 if not (
                     size is None or size in get_args(Cut) or (isinstance(size, tuple) and all(map(_is_size, size)))
                 ):
@@ -79,8 +91,13 @@ class Layout:
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
-            elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
+            elif not (size is None and field.default is None) and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
+        if self.overlap and self.data * self.context == 1:
+            raise LayoutError(
+                "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
+                "layout.overlap=false"
+            )
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise LayoutError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
@@ -213,8 +230,10 @@ class Layout:
     def __str__(self) -> str:
         names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
         sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
-        options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
+        options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
+        if self.recompute:
+            options.append(f"recompute {self.recompute if self.recompute == FULL else ' + '.join(self.recompute)}")
         return f"layout of {', '.join([shape, *options])}"
 
 
