@@ -36,6 +36,7 @@ CASES = {
         falcon_h1(tied=True, groups=2), TWO(tensor=2, sequence=True), {"documents": True},
     ),
     "data and distributed optimizer": (falcon_h1(), TWO(data=2, distributed_optimizer=True), {}),
+    "data, overlapped": (falcon_h1(tied=True), TWO(data=2, overlap=True), {}),
     "further tokens, documents, larger microbatches": (
         falcon_h1(depths=2), TWO(), {"documents": True, "global_batch": 8, "microbatch": 2},
     ),
