@@ -2,6 +2,7 @@
 
 import mixers
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
@@ -17,6 +18,7 @@ from eyas.layers.testing.costs import bytes_kept, kept_tensors
 from eyas.parallel import groups
 from eyas.parallel.engine import context_here
 from eyas.parallel.layout import Layout
+from eyas.parallel.pool import pool
 
 SHARED = {
     "two ranks, zigzag": Layout(context=2),
