@@ -28,6 +28,8 @@ LAYERS = [
 
 READ_MORE = [layer for layer in LAYERS if "input_size" in (CONF / "layer" / f"{layer}.yaml").read_text()]
 """Layers that read the embeddings too."""
+BORROW = [layer for layer in LAYERS if "borrows_kv" in (CONF / "layer" / f"{layer}.yaml").read_text()]
+"""Layers that use another's keys and values."""
 
 
 def names(group):
@@ -68,8 +70,9 @@ def test_every_other_choice_composes(group):
 
 @pytest.mark.parametrize("layer", [*LAYERS, *mixers()])
 def test_every_layer_takes_another_ones_place_by_one_override(layer):
-    if layer in READ_MORE:
-        with pytest.raises(ConfigError, match="set the layer's input_size"):
+    if layer in READ_MORE or layer in BORROW:
+        why = "set the layer's input_size" if layer in READ_MORE else "borrows 'near', which no block before it lends"
+        with pytest.raises(ConfigError, match=why):
             run_of(f"layer@model.layers.ssm={layer}")
         return
     run = run_of(f"layer@model.layers.ssm={layer}")

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from models import MIXERS, falcon_h1, holding, hymba, zamba2
+from models import MIXERS, falcon_h1, holding, hymba, lending, zamba2
 
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
@@ -76,6 +76,16 @@ def test_shared_blocks_are_the_same_under_every_layout_of_one_stage(name):
 @pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline of four", "tensor and data"])
 def test_averaged_branches_and_meta_tokens_are_the_same_under_every_kind_of_layout(name):
     assert_layout_changes_nothing(hymba(), FIXED[name])
+
+
+@pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "tensor past groups and key-value heads", "context"])
+def test_lent_keys_and_values_are_the_same_under_every_layout_of_one_stage(name):
+    assert_layout_changes_nothing(lending(), FIXED[name])
+
+
+def test_keys_and_values_may_be_lent_on_the_last_stage():
+    pattern = ["whole", "ffn", "|", "local", "ffn", "again", "ffn", "again"]
+    assert_layout_changes_nothing(lending() | {"pattern": pattern}, Layout(tensor=2, pipeline=2))
 
 
 @pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline", "tensor and data", "context"])

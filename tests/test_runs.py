@@ -326,6 +326,21 @@ def test_a_run_starts_from_a_model_of_transformers(place, monkeypatch, capsys):
     assert f"eyas train start_from={start}" in capsys.readouterr().err
 
 
+def test_a_run_with_experts_is_drawn_and_drawn_anew_when_it_goes_on(place):
+    short = [option for option in SMALL if not option.startswith("model.")]
+    small = ["model=mixtral_tiny", "model.hidden_size=32", "model.pattern=[attn,moe]", "model.repeat=1"]
+    small += ["model.layers.attn.head_dim=8", "model.layers.moe.intermediate_size=16"]
+    process = eyas(place, "train", "data.files=text*.txt", *short, *small, "name=experts", "trainer.max_steps=3")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (folder,) = (place / "runs" / "experts").iterdir()
+    assert f"Load and balance of its experts: runs/experts/{folder.name}/router.svg" in out
+    assert "at last" in (folder / "router.svg").read_text()
+    _, err = eyas(place, "resume", str(folder), "trainer.max_steps=5").communicate(timeout=240)
+    points = re.search(r'points="([^"]*)"', (folder / "router.svg").read_text())[1]
+    assert len(points.split()) == 5, err
+
+
 def loss_before_training(start, tuned):
     """The loss of the imported model on the first batch that the tuned run saw."""
     from eyas.experiments.batches import Share, training_batches

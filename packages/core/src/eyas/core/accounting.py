@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eyas.core.arrangement import pairs_before
@@ -65,17 +67,29 @@ def parameters(spec: ModelSpec) -> int:
     """Weights of the whole model, padding not counted; without its multi-token-prediction tail, as counts are
     published."""
     rows = spec.vocab_size * (1 if spec.tie_embeddings else 2) + spec.meta_tokens
-    return (rows + 1) * spec.hidden_size + sum(new_parameters(spec))
+    blocks = sum(
+        (1 if block.options.shared else times) * block_parameters(spec, block) + times * place_parameters(spec, block)
+        for block, times in distinct(spec.blocks)
+    )
+    return (rows + 1) * spec.hidden_size + blocks
 
 
 def active_parameters(spec: ModelSpec) -> int:
     """Weights of the model without the experts that a token does not choose. Some publish them without the input
     embedding too, of which a token reads one row."""
     return parameters(spec) - sum(
-        mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size)
-        for block in spec.blocks
+        times * (mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size))
+        for block, times in distinct(spec.blocks)
         for mixer in (spec.layers[name] for name in block.layers)
     )
+
+
+def distinct(blocks: Sequence[BlockSpec]) -> list[tuple[BlockSpec, int]]:
+    """The different blocks and how often each stands: a block is its name, or its layers, which then have no options.
+    Deep models repeat a few blocks, and counting each again is what would take a table of all models its time."""
+    found = {(block.name, block.layers): block for block in blocks}
+    times = Counter((block.name, block.layers) for block in blocks)
+    return [(block, times[key]) for key, block in found.items()]
 
 
 def tail_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
@@ -89,7 +103,7 @@ def tail_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
     """Forward FLOPs per token, without the multi-token-prediction tail; causal attention is counted as half the square,
     a multiply-add as two."""
-    blocks = sum(block_flops(spec, block, sequence_length, convention) for block in spec.blocks)
+    blocks = sum(n * block_flops(spec, block, sequence_length, convention) for block, n in distinct(spec.blocks))
     return blocks + head_flops(spec)
 
 
@@ -128,7 +142,7 @@ def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConven
 
 def state_bytes(spec: ModelSpec, sequence_length: int, element: int = 2) -> int:
     """Decoding state of one sequence after `sequence_length` tokens, with elements of `element` bytes."""
-    return sum(block_state_bytes(spec, block, sequence_length, element) for block in spec.blocks)
+    return sum(n * block_state_bytes(spec, block, sequence_length, element) for block, n in distinct(spec.blocks))
 
 
 def block_state_bytes(spec: ModelSpec, block: BlockSpec, sequence_length: int, element: int = 2) -> int:

@@ -139,6 +139,11 @@ class MixerContext(Protocol):
         counted these."""
         ...
 
+    @property
+    def lent(self) -> dict[str, Any]:
+        """What mixers of the blocks before left for later ones in this pass, by the name that their Config `lends`."""
+        ...
+
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum of `partial` over the ranks that hold the same unit of the weight's axis; differentiable. For a norm
         whose statistics span more heads than one rank has."""

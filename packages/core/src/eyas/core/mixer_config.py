@@ -42,6 +42,19 @@ class MixerConfig:
         """Whether the mixer reads the whole sequence, with `Mixer.forward`; a mixer may do both."""
         return True
 
+    @property
+    def lends(self) -> str | None:
+        """Name under which the mixer leaves something in `context.lent` for mixers of later blocks, or None."""
+        return None
+
+    @property
+    def borrows(self) -> str | None:
+        """What the mixer takes from `context.lent`: what the last block before lent under that name."""
+        return None
+
+    def check_lender(self, lender: MixerConfig) -> None:
+        """Raises ConfigError where what `lender` lends does not suit this mixer."""
+
     @classmethod
     def sizes_for(cls, hidden_size: int) -> dict[str, int]:
         """Usual sizes at this width, for options that a configuration leaves open (null or `???`): with them a mixer

@@ -26,7 +26,15 @@ def roles(spec: ModelSpec) -> set[str]:
 
 
 def check_recompute(recompute: Recompute, spec: ModelSpec) -> None:
-    """Raises LayoutError for a role that the model does not have."""
+    """Raises LayoutError for a role that the model does not have, and for mixers that a second pass would not find what
+    they borrow."""
+    for name, layer in spec.layers.items():
+        shares = layer.lends or layer.borrows
+        if shares is not None and (recompute == FULL or layer.role in recompute):
+            raise LayoutError(
+                f"layout.recompute={recompute if recompute == FULL else list(recompute)} cannot repeat "
+                f"model.layers.{name}, which shares {shares!r} with other blocks; leave {layer.role} out of it"
+            )
     if recompute == FULL:
         return
     for role in recompute:

@@ -20,6 +20,7 @@ from eyas.experiments.batches import Share, training_batches, validation_batches
 from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.module import TrainingModule
 from eyas.experiments.prepared import Prepared
+from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
 from eyas.parallel import checkpoint, groups, quiet
@@ -101,6 +102,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     if trainer.is_global_zero:
         seconds = time.perf_counter() - started
         run_folder.write_metrics(folder, outcome(run, prepared, module, trainer, seconds))
+        draw_routers(folder, log.path)
         run_folder.write_status(folder, "finished")
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -145,9 +145,9 @@ class HybridLM(nn.Module):
     def advance(self, h_SBD: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
         """Further positions through all blocks: their embeddings (S, B, D) and the states so far to the residual stream
         behind the last block (S, B, D) and the next states."""
-        streams, after = Streams.begin(h_SBD), []
+        streams, after, context = Streams.begin(h_SBD), [], replace(self.context, lent={})
         for block, state in zip(self.placed_blocks(), states, strict=True):
-            output_SBD, state = block.further_output(streams.read(block.options), state, self.context)
+            output_SBD, state = block.further_output(streams.read(block.options), state, context)
             streams = streams.write(block.options, output_SBD)
             after.append(state)
         return streams.residual, after

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +32,8 @@ class Context:
     exchange: ContextExchange = "gather"
     documents_SB: Tensor | None = None
     pieces: Pieces | None = None
+    lent: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Filled during a pass, which begins with a context of its own."""
     recompute: Recompute = ()
     """What the backward pass computes again."""
     loss_chunk: int | None = None
@@ -44,13 +47,12 @@ class Context:
         """This context for a microbatch of sequences of `length` tokens, whose documents are (B, S)."""
         whole_SB = None if documents_BS is None else documents_BS.t()
         if self.own_pieces is None:
-            return replace(self, documents_SB=whole_SB)
+            return replace(self, documents_SB=whole_SB, lent={})
         from eyas.parallel import pieces
 
         own_SB = None if documents_BS is None else self.own_pieces.own(documents_BS).t()
-        return replace(
-            self, documents_SB=own_SB, pieces=pieces.Pieces(self.own_pieces, length, self.exchange, whole_SB)
-        )
+        own_pieces = pieces.Pieces(self.own_pieces, length, self.exchange, whole_SB)
+        return replace(self, documents_SB=own_SB, pieces=own_pieces, lent={})
 
     def own(self, rows_BS: Tensor) -> Tensor:
         """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
