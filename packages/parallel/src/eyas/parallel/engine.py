@@ -254,6 +254,7 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
 
     torch's AdamW makes its step in one pass over memory where its groups ask for it; Megatron-Core does not ask.
     """
+    options.check_device(torch.cuda.is_available())
     config = OptimizerConfig(
         optimizer="adam",
         lr=options.learning_rate,
@@ -265,6 +266,9 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
         params_dtype=dtype,
         bf16=dtype is torch.bfloat16,
         use_distributed_optimizer=layout.distributed_optimizer,
+        optimizer_cpu_offload=options.cpu_offload > 0,
+        optimizer_offload_fraction=options.cpu_offload,
+        use_precision_aware_optimizer=options.cpu_offload > 0,  # whose code path the offloading optimizer takes
     )
     opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.weight.decay)
     overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}
