@@ -74,7 +74,7 @@ TRAIN = {
         "layers.ssm: mamba2.num_heads=8 leaves 8 to each of layout.tensor=1 ranks, which layout.context=3 ranks",
     ),
     "exchange without heads": (
-        "layout.context=2 layout.context_exchange=alltoall layer@model.layers.ssm=mamba1 layer@model.layers.attn=mamba1",
+        "layout.context=2 layout.context_exchange=alltoall layer@model.layers.ssm=mlp layer@model.layers.attn=mlp",
         "exchanges heads, but no layer",
     ),
     "expert parallel": ("layout.data=2 layout.expert=2", "layout.expert=2 is about experts, and the model has none"),
