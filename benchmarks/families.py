@@ -1,6 +1,6 @@
 """A whole training step of every small model in conf/ that transformers has too: ours against transformers.
 
-python benchmarks/families.py [--models falcon_h1_tiny mixtral_tiny] [--threads 1] [--repetitions 3]
+python benchmarks/families.py [--models falcon_h1_tiny mixtral_tiny] [--threads 1] [--repetitions 3] [--profile]
 
 Both start from the same weights; a step is forward, loss, backward, clipping and AdamW (fused) in float32, as in
 training_step.py. Auxiliary losses of mixtures and multi-token prediction are left out on both sides.
@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import operations
 import torch
 from measure import side_by_side, table
 from safetensors.torch import save_file
@@ -43,16 +45,18 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=names, default=names)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="also tell which operations take the time on both sides")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     quiet.install()
     with alone():
         for name in arguments.models:
-            compare(name, arguments.repetitions)
+            compare(name, arguments.repetitions, profile=arguments.profile)
 
 
-def compare(name: str, repetitions: int) -> None:
-    """Check that the first two steps have the same losses, then time steps and print the table."""
+def compare(name: str, repetitions: int, *, profile: bool) -> None:
+    """Check that the first two steps have the same losses, then time steps and print the table, and with `profile`
+    where the time goes."""
     spec = load_model(plain(model_group(name)))
     try:
         family, config = family_of_model(spec)
@@ -77,18 +81,18 @@ def compare(name: str, repetitions: int) -> None:
 
     tokens_BS = torch.randint(1, spec.vocab_size, (B, S + 1), generator=torch.Generator().manual_seed(1))
     batch = {"tokens": tokens_BS[:, :-1].contiguous(), "labels": tokens_BS[:, 1:].contiguous()}
-    variants: dict[str, Callable[[], Callable[[], float]]] = {
-        "transformers": lambda: their_step(theirs(), batch, fused=True),
-        "eyas": lambda: engine_step(ours(), batch),
-    }
+    models: dict[str, Callable[[], Any]] = {"transformers": theirs, "eyas": ours}
+    step_of = {"transformers": partial(their_step, batch=batch, fused=True), "eyas": partial(engine_step, batch=batch)}
     losses, peaks = {}, {}
-    for variant, build in variants.items():
-        losses[variant], peaks[variant] = first_steps(build)
+    for variant, make in models.items():
+        losses[variant], peaks[variant] = first_steps(lambda make=make, variant=variant: step_of[variant](make()))
     found, expected = (torch.tensor(losses[variant]) for variant in ("eyas", "transformers"))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
-    steps: dict[str, Callable[[], object]] = {variant: build() for variant, build in variants.items()}
-    title = f"{name}: b{B} l{S}"
-    print(table(title, side_by_side(steps, repetitions, peaks), ["transformers"], B * S), flush=True)
+    made = {variant: make() for variant, make in models.items()}
+    steps = {variant: step_of[variant](model) for variant, model in made.items()}
+    print(table(f"{name}: b{B} l{S}", side_by_side(steps, repetitions, peaks), ["transformers"], B * S), flush=True)
+    if profile:
+        print(operations.table({v: operations.shares(made[v], steps[v], repetitions) for v in made}), flush=True)
 
 
 def plain(group: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,23 @@ def falcon_h1(draw):
 
 
 @st.composite
+def rope(draw, bases, rules=("default", "llama3", "yarn")):
+    """Rotary positions, plain or scaled."""
+    parameters = {"rope_type": draw(st.sampled_from(rules)), "rope_theta": draw(st.sampled_from(bases))}
+    if parameters["rope_type"] != "default":
+        parameters |= {"factor": draw(st.sampled_from([1.0, 4.0])), "original_max_position_embeddings": 16}
+    if parameters["rope_type"] == "llama3":
+        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": draw(st.sampled_from([2.0, 4.0]))}
+    if parameters["rope_type"] == "yarn":
+        optional = {"beta_fast": 8.0, "beta_slow": 0.5, "attention_factor": 1.25, "truncate": False}
+        both = {"mscale": 0.7, "mscale_all_dim": 1.5}
+        chosen = draw(st.sets(st.sampled_from([*optional, "mscale"])))
+        parameters |= {name: value for name, value in (optional | both).items() if name in chosen}
+        parameters |= both if "mscale" in chosen else {}
+    return parameters
+
+
+@st.composite
 def llama(draw):
     config = transformers.LlamaConfig(
         **draw(sizes()),
@@ -83,7 +100,7 @@ def llama(draw):
         mlp_bias=draw(st.booleans()),
         hidden_act=draw(st.sampled_from(["silu", "gelu"])),
         rms_norm_eps=draw(st.sampled_from([1e-6, 1e-5])),
-        rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([1e4, 5e5]))},
+        rope_parameters=draw(rope([1e4, 5e5])),
     )
     return transformers.LlamaForCausalLM, config
 
@@ -216,7 +233,7 @@ def mixtral(draw):
         head_dim=draw(st.sampled_from([4, 8])),
         hidden_act=draw(st.sampled_from(["silu", "gelu"])),
         sliding_window=draw(st.sampled_from([None, 6])),
-        rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([1e4, 1e6]))},
+        rope_parameters=draw(rope([1e4, 1e6])),
     )
     return transformers.MixtralForCausalLM, config
 
@@ -233,6 +250,7 @@ def qwen_moe(draw):
         "head_dim": draw(st.sampled_from([4, 8])),
         "norm_topk_prob": draw(st.booleans()),
         "hidden_act": draw(st.sampled_from(["silu", "gelu"])),
+        "rope_parameters": draw(rope([1e4], ("default", "yarn"))),
         "mlp_only_layers": draw(st.sampled_from([[], [0], [2]])),
         "decoder_sparse_step": draw(st.sampled_from([1, 2])),
     }
@@ -278,6 +296,7 @@ def deepseek_v3(draw):
         attention_bias=draw(st.booleans()),
         hidden_act=draw(st.sampled_from(["silu", "gelu"])),
         rms_norm_eps=draw(st.sampled_from([1e-6, 1e-5])),
+        rope_parameters=draw(rope([1e4], ("default", "yarn"))),
     )
     return transformers.DeepseekV3ForCausalLM, config
 

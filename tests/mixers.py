@@ -17,6 +17,11 @@ from eyas.parallel.context import Context
 
 HIDDEN = 12
 scales = st.sampled_from([None, 0.5, 1.75])
+scalings = st.sampled_from([
+    None,
+    {"rule": "llama3", "factor": 4.0, "original_length": 16},
+    {"rule": "yarn", "factor": 4.0, "original_length": 16, "fast_turns": 4.0, "mscale": 0.7, "mscale_all_dim": 1.5},
+])  # fmt: skip
 
 
 @st.composite
@@ -30,6 +35,7 @@ def attention(draw, **fixed):
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "rope_base": rope_base,
+        "rope_scaling": None if rope_base is None else draw(scalings),
         "rotary_dim": None if rope_base is None else draw(st.sampled_from([None, 2, head_dim])),
         "window": draw(st.sampled_from([None, 1, 3, 8])),
         "sink_tokens": draw(st.sampled_from([None, 0, 2])),
@@ -57,6 +63,7 @@ def mla(draw, **fixed):
         "qk_rope_head_dim": draw(st.sampled_from([2, 4])),
         "v_head_dim": draw(st.sampled_from([3, 4, 6, 9])),
         "rope_base": draw(st.sampled_from([10.0, 1e4])),
+        "rope_scaling": draw(scalings),
         "rope_interleave": draw(st.booleans()),
         "softmax_scale": draw(st.sampled_from([None, 0.3])),
         "down_bias": draw(st.booleans()),
@@ -215,5 +222,5 @@ def rotary_tables(spec, length, dtype):
         table
         for layer in spec.layers.values()
         if getattr(layer, "rope_base", None) is not None
-        for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"))
+        for table in rotation(0, length, layer.rotated, layer.rope_base, wide, torch.device("cpu"), layer.rope_scaling)
     ]

@@ -74,6 +74,15 @@ def hymba(*, meta_tokens=4, repeat=1, vocab=50, **changes) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+def lending(**changes) -> dict[str, Any]:
+    """As `hymba`, with keys and values that two later blocks use again."""
+    model = hymba(pattern=["whole", "ffn", "local", "ffn", "again", "ffn", "again"], **changes)
+    near = model["layers"]["near"] | {"qk_norm": True, "qkv_bias": True}
+    model["layers"] |= {"near": near | {"lends_kv": "near"}, "same": near | {"borrows_kv": "near"}}
+    model["blocks"]["again"] = model["blocks"]["local"] | {"layers": "same+ssm"}
+    return model
+
+
 def mixture(*, repeat=2, tied=False, **moe) -> dict[str, Any]:
     """A hybrid with a mixture of experts of a few thousand weights."""
     model = falcon_h1(repeat=repeat, tied=tied) | {"pattern": ["ssm", "moe", "attn"], "mup": None}

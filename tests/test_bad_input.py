@@ -49,7 +49,12 @@ TRAIN = {
     "batch": ("trainer.global_batch=10", "global batch of 10 .* use 8 or 12"),
     "sequence": ("layout=tensor2 data.sequence_length=255", "sequence length 255 cannot be split over layout.tensor=2"),
     "task": ("task.kind=classification", "task.kind: .*language_modelling.*got 'classification'"),
-    "precision": ("trainer.precision=bfloat16", "trainer.precision=bfloat16 is not supported yet"),
+    "precision": ("trainer.precision=float16", "trainer.precision: expected one of .*'bfloat16', got 'float16'"),
+    "narrow gradients": ("trainer.gradients=bfloat16", "gradients=bfloat16 is narrower than the weights of precision="),
+    "float64 state in parts": ("trainer.precision=float64 layout=data2", "float64 cannot be combined with layout.dist"),
+    "dropout": ("model.dropout=1", "model.dropout=1.0 must be at least 0 and below 1"),
+    "overlap": ("layout.overlap=true", "layout.overlap=true reduces gradients over replicas, but layout.data=1"),
+    "ramp": ("'trainer.batch_ramp={start: 3, increment: 4, steps: 9}'", "batch_ramp.start=3 does not grow to global"),
     "stages": ("layout.pipeline=7 trainer.global_batch=28", "layout.pipeline=7 stages cannot share 6 blocks"),
     "list of stages": ("layout.pipeline=2 layout.stages=[3,4]", r"layout.stages=\[3, 4\] divides 7 blocks, .* has 6"),
     "way of cutting": ("layout.pipeline=2 layout.stages=even", "layout.stages: expected a list .* or one of 'auto'"),
@@ -74,7 +79,8 @@ TRAIN = {
         "layers.ssm: mamba2.num_heads=8 leaves 8 to each of layout.tensor=1 ranks, which layout.context=3 ranks",
     ),
     "exchange without heads": (
-        "layout.context=2 layout.context_exchange=alltoall layer@model.layers.ssm=mlp layer@model.layers.attn=mlp",
+        "layer@model.layers.ssm=mamba1 layer@model.layers.attn=mamba1 layout.context=2 "
+        "layout.context_exchange=alltoall",
         "exchanges heads, but no layer",
     ),
     "expert parallel": ("layout.data=2 layout.expert=2", "layout.expert=2 is about experts, and the model has none"),

@@ -28,6 +28,8 @@ LAYERS = [
 
 READ_MORE = [layer for layer in LAYERS if "input_size" in (CONF / "layer" / f"{layer}.yaml").read_text()]
 """Layers that read the embeddings too."""
+BORROW = [layer for layer in LAYERS if "borrows_kv" in (CONF / "layer" / f"{layer}.yaml").read_text()]
+"""Layers that use another's keys and values."""
 
 
 def names(group):
@@ -68,8 +70,9 @@ def test_every_other_choice_composes(group):
 
 @pytest.mark.parametrize("layer", [*LAYERS, *mixers()])
 def test_every_layer_takes_another_ones_place_by_one_override(layer):
-    if layer in READ_MORE:
-        with pytest.raises(ConfigError, match="set the layer's input_size"):
+    if layer in READ_MORE or layer in BORROW:
+        why = "set the layer's input_size" if layer in READ_MORE else "borrows 'near', which no block before it lends"
+        with pytest.raises(ConfigError, match=why):
             run_of(f"layer@model.layers.ssm={layer}")
         return
     run = run_of(f"layer@model.layers.ssm={layer}")
@@ -105,6 +108,19 @@ def test_dry_run_shows_the_tail(capsys):
     assert main(["train", "--dry-run", "model=falcon_h1_tiny_mtp"]) == 0
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "│  tail │" in line)
     assert "attn, ffn" in row
+
+
+def test_dry_run_shows_what_recomputing_and_chunks_leave(capsys):
+    def kept(*options):
+        assert main(["train", "--dry-run", "model=falcon_h1_tiny_mtp", *options]) == 0
+        blocks, _, ranks = capsys.readouterr().out.partition("Ranks")
+        rows = [line.split("│") for line in blocks.splitlines() if re.search(r"│ +(\d+|tail) │", line)]
+        return [float(row[5]) for row in rows], float(ranks.splitlines()[-2].split("│")[-2])
+
+    plain, chunks = kept(), kept("layout.loss_chunk=64")
+    ssm, full = kept("layout.recompute=[ssm]"), kept("layout.recompute=full")
+    assert sum(full[0]) < sum(ssm[0]) < sum(plain[0])
+    assert chunks[1] < plain[1] and full[1] < ssm[1] < plain[1]
 
 
 def test_dry_run_counts_seven_billion_weights_and_allocates_none(monkeypatch, capsys):

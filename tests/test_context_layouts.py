@@ -1,7 +1,5 @@
 """Ranks that share each sequence compute what one process computes."""
 
-from unittest.mock import patch
-
 import mixers
 import pytest
 import torch
@@ -13,17 +11,13 @@ from eyas.core.model import load_model
 from eyas.layers.testing import (
     Trial,
     assert_checkpoint_loads,
-    assert_equal_outcomes,
     assert_layout_changes_nothing,
-    run,
-    train_here,
 )
 from eyas.layers.testing.case import Case, output, splits
 from eyas.layers.testing.costs import bytes_kept, kept_tensors
-from eyas.parallel import collectives, groups
+from eyas.parallel import groups
 from eyas.parallel.engine import context_here
 from eyas.parallel.layout import Layout
-from eyas.parallel.pieces import Pieces
 from eyas.parallel.pool import pool
 
 SHARED = {
@@ -183,51 +177,3 @@ def test_a_layout_changes_nothing(mixer, layout, documents, length, seed):
     model = holding(mixer)
     assume(splits(load_model(model).layers["mixer"], model["hidden_size"], layout.tensor))
     assert_layout_changes_nothing(model, layout, documents=documents, sequence_length=length, seed=seed)
-
-
-def no_halo(pieces, x_SBC, tokens):
-    return x_SBC.new_zeros(tokens, *x_SBC.shape[1:])
-
-
-def no_carry(pieces, state, *_):
-    return torch.zeros_like(state)
-
-
-def no_documents(pieces):
-    return None
-
-
-def half_of_the_gradient(x):
-    return GATHER(x).detach() + (GATHER(x) - GATHER(x.detach())) / 2
-
-
-def no_gradient(x):
-    return GATHER(x.detach())
-
-
-GATHER = collectives.gather_from_context_ranks
-FAULTS = {
-    "the convolution begins with nothing": (Pieces, "before", no_halo, MAMBA2),
-    "the state begins with nothing": (Pieces, "carried", no_carry, MAMBA2),
-    "the delta rule begins with nothing": (Pieces, "carried", no_carry, MIXERS["gated_delta_net"]),
-    "a state is carried into another document": (Pieces, "_unbroken_JB", property(no_documents), MAMBA2),
-    "a state is carried over the edge of a document": (Pieces, "_continued_JB", property(no_documents), MAMBA2),
-    "keys have no gradient": (collectives, "gather_from_context_ranks", no_gradient, ATTENTION),
-    "keys have half of their gradient": (collectives, "gather_from_context_ranks", half_of_the_gradient, ATTENTION),
-    "every piece begins at the front": (Pieces, "firsts", property(lambda pieces: (0, 0)), WINDOW),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_between_pieces_is_found(fault):
-    trial, layout = Trial(model=holding(FAULTS[fault][-1]), documents=True), Layout(context=2)
-    actual = pool(layout.processes).run(train_with_fault, trial, layout, fault)[0]
-    with pytest.raises(AssertionError, match="differs"):
-        assert_equal_outcomes(actual, run(trial, Layout()), trial, layout)
-
-
-def train_with_fault(trial, layout, fault):
-    """The trial with something between pieces replaced."""
-    where, name, replacement, _ = FAULTS[fault]
-    with patch.object(where, name, replacement):
-        return train_here(trial, layout)

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from models import MIXERS, falcon_h1, holding, hymba, zamba2
+from models import MIXERS, falcon_h1, holding, hymba, lending, zamba2
 
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
@@ -22,6 +22,7 @@ def layouts(draw, processes=4):
         pipeline=pipeline,
         data=data,
         distributed_optimizer=data > 1 and draw(st.booleans()),
+        overlap=data > 1 and draw(st.booleans()),
     )
 
 
@@ -51,6 +52,7 @@ FIXED = {
     "tensor": Layout(tensor=2),
     "tensor and sequence": Layout(tensor=2, sequence=True),
     "tensor past groups and key-value heads": Layout(tensor=4, sequence=True),
+    "context": Layout(tensor=2, sequence=True, context=2),
     "pipeline": Layout(pipeline=2),
     "pipeline of four": Layout(pipeline=4),
     "data": Layout(data=2),
@@ -74,6 +76,33 @@ def test_shared_blocks_are_the_same_under_every_layout_of_one_stage(name):
 @pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline of four", "tensor and data"])
 def test_averaged_branches_and_meta_tokens_are_the_same_under_every_kind_of_layout(name):
     assert_layout_changes_nothing(hymba(), FIXED[name])
+
+
+@pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "tensor past groups and key-value heads", "context"])
+def test_lent_keys_and_values_are_the_same_under_every_layout_of_one_stage(name):
+    assert_layout_changes_nothing(lending(), FIXED[name])
+
+
+def test_keys_and_values_may_be_lent_on_the_last_stage():
+    pattern = ["whole", "ffn", "|", "local", "ffn", "again", "ffn", "again"]
+    assert_layout_changes_nothing(lending() | {"pattern": pattern}, Layout(tensor=2, pipeline=2))
+
+
+@pytest.mark.parametrize("name", ["tensor", "tensor and sequence", "pipeline", "tensor and data", "context"])
+def test_dropout_is_the_same_under_every_kind_of_layout(name):
+    assert_layout_changes_nothing(falcon_h1(depths=1) | {"dropout": 0.3}, FIXED[name])
+    if name == "tensor and sequence":
+        assert_layout_changes_nothing(hymba() | {"dropout": 0.3}, FIXED[name])
+
+
+def test_dropout_draws_again_what_it_drew_when_a_block_is_recomputed():
+    assert_layout_changes_nothing(falcon_h1() | {"dropout": 0.3}, Layout(recompute="full"))
+
+
+def test_dropout_of_microbatches_is_that_of_the_batch():
+    model = falcon_h1() | {"dropout": 0.3}
+    whole, parts = (Trial(model=model, global_batch=4, microbatch=size) for size in (4, 1))
+    assert_equal_outcomes(run(parts, Layout()), run(whole, Layout()), whole, Layout())
 
 
 def test_shared_blocks_may_all_stand_on_the_first_stage():
@@ -136,38 +165,3 @@ def test_microbatches_change_nothing():
 def test_a_pattern_cut_decides_the_stages():
     model = falcon_h1(repeat=1) | {"pattern": ["ssm", "|", "attn", "ffn", "ffn"]}
     assert_layout_changes_nothing(model, Layout(pipeline=2))
-
-
-FAULTS = {
-    "gradients of shared weights stay parts": ("eyas.parallel.gradients", "sum_over_copies", falcon_h1()),
-    "the norm sees its own heads alone": ("eyas.parallel.collectives", "sum_over_copies", falcon_h1()),
-    "the input's gradient stays a part": ("eyas.parallel.collectives", "copy_to_tensor_ranks", falcon_h1()),
-    "time steps see their own channels alone": (
-        "eyas.parallel.collectives", "sum_over_copies", holding(MIXERS["mamba1"]),
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_missing_reduction_is_found(fault):
-    module, name, model = FAULTS[fault]
-    trial, layout = Trial(model=model), Layout(tensor=2)
-    with pytest.raises(AssertionError, match="differs|hold different values"):
-        assert_equal_outcomes(run_with_fault(trial, layout, module, name), run(trial, Layout()), trial, layout)
-
-
-def run_with_fault(trial, layout, module, name):
-    from eyas.parallel.pool import pool
-
-    return pool(layout.processes).run(train_with_fault, trial, layout, module, name)[0]
-
-
-def train_with_fault(trial, layout, module, name):
-    """The trial with one of our functions doing nothing to its first argument."""
-    from importlib import import_module
-    from unittest.mock import patch
-
-    from eyas.layers.testing import train_here
-
-    with patch.object(import_module(module), name, lambda first, *_: first):
-        return train_here(trial, layout)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,66 @@ def test_a_killed_run_resumes_to_the_same_loss(place, one_process, killed, tmp_p
     assert abs(last_loss(folder) - last_loss(one_process)) <= tolerance * last_loss(one_process)
 
 
+RAMPED = (
+    "trainer.precision=bfloat16", "layout.data=2", "layout.distributed_optimizer=true", "layout.overlap=true",
+    "trainer.global_batch=12", "trainer.batch_ramp={start:4,increment:4,steps:15}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tolerance"),
+    [([], 0.0), (["layout.data=1", "layout.overlap=false", "layout.distributed_optimizer=false"], 1e-2)],
+)
+def test_a_bfloat16_run_resumes_while_its_batch_grows(place, ramped, tmp_path, overrides, tolerance):
+    folder = tmp_path / "resumed"
+    shutil.copytree(ramped, folder)
+    shutil.rmtree(folder / "checkpoints" / "step-00000020")
+    (folder / "status.json").write_text('{"state": "failed", "error": "killed"}')
+    process = eyas(place, "resume", str(folder), *overrides)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    expected, actual = losses(ramped), losses(folder)
+    assert len(actual) == 20
+    assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) <= tolerance
+    assert abs(last_loss(folder) - last_loss(ramped)) <= tolerance * last_loss(ramped)
+
+
+@pytest.fixture(scope="module")
+def ramped(place):
+    """A run in bfloat16 whose batch grows: 4 sequences in 8 steps, 8 in 7, 12 in 5."""
+    return train(place, "ramped", *RAMPED)
+
+
+def test_a_run_with_a_growing_batch_tells_what_it_has_seen(ramped):
+    seen = 4 * 8 + 8 * 7 + 12 * 5
+    with (ramped / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(float(row["global_batch"])) for row in rows] == [4] * 8 + [8] * 7 + [12] * 5
+    assert (float(rows[-1]["samples"]), float(rows[-1]["tokens"])) == (seen, seen * 32)
+    metrics = json.loads((ramped / "metrics.json").read_text())
+    assert (metrics["samples"], metrics["tokens"]) == (seen, seen * 32)
+    assert losses(ramped)[-1] < losses(ramped)[0] - 0.2
+
+
+def test_a_bfloat16_run_is_continued_and_started_from(place, ramped):
+    process = eyas(place, "generate", str(ramped), "--prompt", "word1 ", "--tokens", "8", "--greedy")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert out.startswith("word1 ")
+    short = [option for option in SMALL if not option.startswith(("model.", "data.vocab_size"))]
+    process = eyas(place, "train", f"start_from={ramped}", "name=widened", *short, "data.files=text*.txt")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (folder,) = (place / "runs" / "widened").iterdir()
+    assert losses(folder)[0] < losses(ramped)[0] - 0.2, "it starts from the trained weights"
+
+
+def test_dropout_draws_the_same_under_any_layout(place):
+    short = ["model.dropout=0.2", "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
+    alone, several = (losses(train(place, f"dropout{n}", *short, f"layout.data={n}")) for n in (1, 2))
+    assert max(abs(a - e) / e for a, e in zip(several, alone, strict=True)) < 1e-5
+
+
 def test_a_sweep_goes_on_after_a_failed_job_and_results_tell_of_it(place):
     short = [*SMALL, "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
     arguments = ["data.files=text*.txt", *short, "name=sweep", "layout.tensor=1,3", "seed=1,2"]
@@ -263,6 +324,21 @@ def test_a_run_starts_from_a_model_of_transformers(place, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(f"eyas: start_from={start} decides the model")
     assert main(["resume", start]) == 2
     assert f"eyas train start_from={start}" in capsys.readouterr().err
+
+
+def test_a_run_with_experts_is_drawn_and_drawn_anew_when_it_goes_on(place):
+    short = [option for option in SMALL if not option.startswith("model.")]
+    small = ["model=mixtral_tiny", "model.hidden_size=32", "model.pattern=[attn,moe]", "model.repeat=1"]
+    small += ["model.layers.attn.head_dim=8", "model.layers.moe.intermediate_size=16"]
+    process = eyas(place, "train", "data.files=text*.txt", *short, *small, "name=experts", "trainer.max_steps=3")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    (folder,) = (place / "runs" / "experts").iterdir()
+    assert f"Load and balance of its experts: runs/experts/{folder.name}/router.svg" in out
+    assert "at last" in (folder / "router.svg").read_text()
+    _, err = eyas(place, "resume", str(folder), "trainer.max_steps=5").communicate(timeout=240)
+    points = re.search(r'points="([^"]*)"', (folder / "router.svg").read_text())[1]
+    assert len(points.split()) == 5, err
 
 
 def loss_before_training(start, tuned):

@@ -36,6 +36,22 @@ def test_a_few_steps_on_one_batch_are_learnt(name):
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_bfloat16_computes_nearly_what_float32_does(name):
+    """The loss to 1 %; what goes from block to block is bfloat16, and every weight gets a gradient of its own dtype."""
+    batch, losses, dtypes = tokens(TINY[name], 2, 33), {}, []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = built(TINY[name], dtype)
+        model.final_norm.register_forward_hook(lambda _, inputs, output: dtypes.append((inputs[0].dtype, output.dtype)))
+        result = model(batch[:, :-1], batch[:, 1:])
+        losses[dtype] = (result.minimised_SB if isinstance(result, Losses) else result).mean()
+    losses[torch.bfloat16].backward()
+    assert dtypes == [(torch.float32,) * 2, (torch.bfloat16,) * 2]
+    assert losses[torch.bfloat16].dtype == torch.float32
+    assert abs(losses[torch.bfloat16] - losses[torch.float32]) < 1e-2 * losses[torch.float32]
+    assert all(weight.grad.dtype == weight.dtype for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_decoding_token_by_token_equals_the_forward_pass(name):
     """In float64, with the family's own multipliers."""
     model, text = built(TINY[name], torch.float64), tokens(TINY[name], 2, 12)

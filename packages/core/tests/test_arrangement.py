@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused_with_its_place(case):
 
 def stages(pattern, blocks, cut):
     model = spec(pattern, blocks)
-    check_stages(model.blocks, [range(cut), range(cut, len(model.blocks))])
+    check_stages(model.blocks, [range(cut), range(cut, len(model.blocks))], model.layers)
 
 
 def test_a_shared_block_stands_on_one_stage():

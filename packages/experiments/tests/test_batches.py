@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eyas.core.errors import CheckpointError, LayoutError
 from eyas.core.labels import IGNORED
+from eyas.experiments.batch_sizes import BatchRamp
 from eyas.experiments.batches import Share, TrainingBatches, ValidationBatches, Windows, epoch_order
 from eyas.parallel.indexed import TokenFile
 
@@ -91,6 +92,40 @@ def test_another_global_batch_is_refused_on_resume() -> None:
     state = TrainingBatches(windows(50), Share(4), steps=5, seed=0).state_dict()
     with pytest.raises(CheckpointError, match="global batch of 4 sequences and this run asks for 8"):
         TrainingBatches(windows(50), Share(8), steps=5, seed=0).load_state_dict(state)
+
+
+RAMP = BatchRamp(start=4, increment=4, steps=5)
+"""To 12 sequences: 4 in steps 0 to 2, 8 in 3 and 4."""
+
+
+@given(files, st.integers(0, 3))
+def test_growing_batches_take_the_samples_in_the_same_order(file: Windows, seed: int) -> None:
+    ramped = TrainingBatches(file, Share(12), steps=8, seed=seed, ramp=RAMP)
+    steady = TrainingBatches(file, Share(1), steps=64, seed=seed)
+    rows = [ramped.rows(step) for step in range(8)]
+    assert [len(row) for row in rows] == [4, 4, 4, 8, 8, 12, 12, 12]
+    assert np.concatenate(rows).tolist() == [steady.rows(step)[0] for step in range(64)]
+
+
+@given(st.integers(0, 8), st.sampled_from([1, 2, 4]))
+def test_growing_batches_are_resumed_in_any_layout(served: int, ranks: int) -> None:
+    whole = [batch["tokens"] for batch in TrainingBatches(windows(50), Share(12), 8, seed=3, ramp=RAMP)]
+    first = TrainingBatches(windows(50), Share(12), 8, seed=3, ramp=RAMP)
+    for _ in zip(range(served), first, strict=False):
+        pass
+    resumed = []
+    for rank in range(ranks):
+        loader = TrainingBatches(windows(50), Share(12, rank, ranks), 8, seed=3, ramp=RAMP)
+        loader.load_state_dict(first.state_dict())
+        resumed.append([batch["tokens"] for batch in loader])
+    for step, parts in enumerate(zip(*resumed, strict=True), start=served):
+        assert torch.equal(torch.cat(parts), whole[step])
+
+
+def test_another_ramp_is_refused_on_resume() -> None:
+    state = TrainingBatches(windows(50), Share(12), steps=5, seed=0, ramp=RAMP).state_dict()
+    with pytest.raises(CheckpointError, match="trained with batch_ramp={'start': 4.* asks for None"):
+        TrainingBatches(windows(50), Share(12), steps=5, seed=0).load_state_dict(state)
 
 
 def test_a_global_batch_that_does_not_divide_is_refused() -> None:

@@ -23,6 +23,7 @@ from eyas.experiments.tokenizer import train_tokenizer
 from eyas.layers.hf_families import FAMILIES, family_of_model
 from eyas.layers.hf_options import from_json, model_data
 from eyas.layers.hf_tensors import correspondences
+from eyas.layers.rope_scaling import RopeScaling
 from eyas.layers.sampling import Sampling
 
 transformers = pytest.importorskip("transformers")
@@ -185,7 +186,7 @@ REFUSED = {
     "sliding_window": 128,
     "hidden_act": "gelu_new",
     "attention_dropout": 0.1,
-    "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
+    "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
     "model_type": "lama",
 }
 
@@ -272,6 +273,24 @@ def test_older_spellings_of_rotary_positions_are_read(place, llama):
     assert run_folder.open_run(run).spec.layers["attn"].rope_base == 10_000.0
     with_option(folder, rope_scaling={"type": "linear", "factor": 2.0})
     with pytest.raises(ConfigError, match="rope_parameters.rope_type='linear' is not supported"):
+        import_hf(folder, "refused", place / "runs")
+
+
+def test_scaled_rotary_positions_are_read_as_they_are_published(place, llama):
+    """Llama 3.1's words, and DeepSeek-V3's."""
+    folder = damaged(place, llama, "longer")
+    scaled = {"original_max_position_embeddings": 8192, "rope_type": "llama3", "factor": 8.0}
+    with_option(folder, rope_scaling=scaled | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}, rope_parameters=None)
+    scaling = run_folder.open_run(import_hf(folder, "longer", place / "runs")).spec.layers["attn"].rope_scaling
+    assert scaling == RopeScaling(rule="llama3", factor=8, original_length=8192, fast_turns=4)
+    yarn = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1}
+    with_option(folder, rope_scaling=yarn | {"mscale": 1.0, "mscale_all_dim": 1.0})
+    scaling = run_folder.open_run(import_hf(folder, "yarn", place / "runs")).spec.layers["attn"].rope_scaling
+    assert scaling == RopeScaling(
+        rule="yarn", factor=40, original_length=4096, fast_turns=32, mscale=1.0, mscale_all_dim=1.0
+    )
+    with_option(folder, rope_scaling=scaled | {"sections": [16]})
+    with pytest.raises(ConfigError, match="sections=.* is no option of llama that Eyas knows"):
         import_hf(folder, "refused", place / "runs")
 
 

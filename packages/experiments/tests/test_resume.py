@@ -127,6 +127,11 @@ def test_an_unfinished_checkpoint_is_none(run: Path) -> None:
     [
         ("sample.prompt=a: b: c", r"'sample.prompt=a: b: c' cannot be read as YAML; quote text"),
         ("trainer.global_batch=8", "'trainer.global_batch=8' cannot be given when resuming: the order of samples"),
+        (
+            "trainer.precision=float64",
+            "'trainer.precision=float64' cannot be given when resuming: the optimizer's state",
+        ),
+        ("trainer.batch_ramp.start=2", "'trainer.batch_ramp.start=2' cannot be given when resuming: the order"),
         ("model.repeat=2", "'model.repeat=2' cannot be changed when resuming; give layout.option=value"),
         ("sample.temperature=-1", "temperature=-1"),
     ],

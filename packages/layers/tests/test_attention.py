@@ -15,6 +15,7 @@ from eyas.layers.attend import visible
 from eyas.layers.rotary import rotate, rotation
 
 seeds = st.integers(0, 999)
+LLAMA3 = {"rule": "llama3", "factor": 2.0, "original_length": 8}
 
 
 def literal(layer, x_SBD, documents_SB=None):
@@ -35,7 +36,7 @@ def literal(layer, x_SBD, documents_SB=None):
         q = q / torch.sqrt(q.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.q_norm
         k = k / torch.sqrt(k.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.k_norm
     if c.rope_base is not None:
-        q, k = (torch.cat([turned(t[..., : c.rotated], c.rope_base), t[..., c.rotated :]], -1) for t in (q, k))
+        q, k = (torch.cat([turned(t[..., : c.rotated], c), t[..., c.rotated :]], -1) for t in (q, k))
     shared = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(shared, 2), v.repeat_interleave(shared, 2)
     rows = []
@@ -56,12 +57,12 @@ def literal(layer, x_SBD, documents_SB=None):
     return y if c.output_multiplier is None else c.output_multiplier * y
 
 
-def turned(x_SBHP, base):
-    """Channels i and i + P/2 as a complex number, turned by position * base^(-2i/P)."""
-    half = x_SBHP.shape[-1] // 2
+def turned(x_SBHP, options):
+    """Channels i and i + P/2 as a complex number, turned by position * base^(-2i/P), a frequency that may be scaled."""
+    half, scaling, base = x_SBHP.shape[-1] // 2, options.rope_scaling, options.rope_base
     frequency = base ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(x_SBHP.shape[0])[:, None] * frequency
-    turn = torch.polar(torch.ones_like(angle), angle)[:, None, None]
+    angle = torch.arange(x_SBHP.shape[0])[:, None] * (scaling.stretched(frequency, base) if scaling else frequency)
+    turn = torch.polar(torch.full_like(angle, scaling.magnitude if scaling else 1.0), angle)[:, None, None]
     z = torch.complex(x_SBHP[..., :half].contiguous(), x_SBHP[..., half:].contiguous()) * turn
     return torch.cat([z.real, z.imag], -1)
 
@@ -120,6 +121,26 @@ def test_a_rotation_used_while_generating_serves_training():
         ({"num_heads": 2, "head_dim": 8, "rotary_dim": 3}, "l.rotary_dim=3 must be even for rotary positions"),
         ({"num_heads": 2, "head_dim": 8, "rotary_dim": 10}, "l.rotary_dim=10 must be from 2 to head_dim=8"),
         ({"num_heads": 2, "head_dim": 8, "rotary_dim": 4, "rope_base": None}, "l.rotary_dim=4 must be .* with a rope_"),
+        (
+            {"num_heads": 2, "head_dim": 8, "rope_base": None, "rope_scaling": LLAMA3},
+            "l.rope_scaling needs rotary positions",
+        ),
+        (
+            {"num_heads": 2, "head_dim": 8, "rope_scaling": LLAMA3 | {"factor": 0.5}},
+            "l.rope_scaling.factor=0.5 and original_length=8 must be at least 1",
+        ),
+        (
+            {"num_heads": 2, "head_dim": 8, "rope_scaling": LLAMA3 | {"slow_turns": 4}},
+            "l.rope_scaling.slow_turns=4.0 must be above 0 and below fast_turns=4.0",
+        ),
+        (
+            {"num_heads": 2, "head_dim": 8, "rope_scaling": LLAMA3 | {"mscale": 1.0}},
+            "l.rope_scaling.mscale=1.0 is an option of rule=yarn, not of llama3",
+        ),
+        (
+            {"num_heads": 2, "head_dim": 8, "rope_scaling": LLAMA3 | {"rule": "linear"}},
+            "l.rope_scaling.rule: expected one of 'llama3', 'yarn'",
+        ),
         ({"num_heads": 2, "head_dim": 4, "window": 0}, "l.window=0 must be at least 1"),
         ({"num_heads": 0, "head_dim": 4}, "l.num_heads=0 must be at least 1"),
         ({"num_heads": 2, "head_dim": 4, "sink_tokens": -1}, "l.sink_tokens=-1 must not be negative"),

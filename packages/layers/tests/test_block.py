@@ -1,14 +1,12 @@
 """A block adds its branches to the residual stream, each output bias once."""
 # S sequence, B batch, D hidden
 
-from types import SimpleNamespace
-
 import mixers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.core.accounting import block_costs, block_parameters, norm_bytes
+from eyas.core.accounting import block_costs, block_parameters
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
 from eyas.layers.block import Block
@@ -98,19 +96,3 @@ def test_activation_bytes_are_those_kept_for_the_backward_pass(spec, batch, dtyp
     assert cost.activation_bytes == kept
     assert cost.parameters == block_parameters(spec, spec.blocks[0])
     assert cost.parameters == sum(parameter.numel() for parameter in block.parameters())
-
-
-@given(
-    tokens=st.integers(8, 20), ranks=st.sampled_from([1, 2, 4]), dtype=st.sampled_from([torch.bfloat16, torch.float32])
-)
-def test_ranks_that_split_the_sequence_keep_their_part_of_it_and_the_mixers_whole_input(tokens, ranks, dtype):
-    spec = load_model({"hidden_size": 12, "vocab_size": 9, "layers": {"a": {"kind": "mlp", "intermediate_size": 4}},
-                       "pattern": "a"})  # fmt: skip
-    block = build(spec, dtype=dtype)
-    h = mixers.noise(tokens * ranks, 1, 12, dtype=dtype)
-    context = SimpleNamespace(gather=lambda x: x.repeat(ranks, 1, 1), reduce=lambda x: x[:tokens])
-    part = h[:tokens].clone().requires_grad_()
-    kept = mixers.bytes_kept(lambda: block(part, context), block.parameters())
-    (branch,) = block.mixers()
-    inside = branch.config.activation_bytes(12, tokens * ranks, 1, dtype.itemsize)
-    assert norm_bytes(12, tokens * ranks, ranks, dtype.itemsize) == kept - inside

@@ -110,15 +110,16 @@ ITEMS = st.sampled_from([["ffn"], ["attend"], ["begin"], ["speak", "hear"]])
 
 @given(st.lists(ITEMS, min_size=1, max_size=6).map(lambda items: list(chain(*items))), st.data())
 def test_stages_are_allowed_where_each_of_their_cuts_is(pattern: list[str], data: st.DataObject) -> None:
-    blocks = model(pattern, blocks=SHARED).blocks
+    spec = model(pattern, blocks=SHARED)
+    blocks = spec.blocks
     cuts = sorted(data.draw(st.sets(st.integers(1, len(blocks) - 1)))) if len(blocks) > 1 else []
     edges = [0, *cuts, len(blocks)]
     stages = [range(first, end) for first, end in pairwise(edges)]
-    if set(cuts) <= set(allowed_cuts(blocks)):
-        check_stages(blocks, stages)
+    if set(cuts) <= set(allowed_cuts(blocks, spec.layers)):
+        check_stages(blocks, stages, spec.layers)
         return
     with pytest.raises(LayoutError, match=f"{len(stages)} pipeline stages: "):
-        check_stages(blocks, stages)
+        check_stages(blocks, stages, spec.layers)
 
 
 def test_balance_cuts_only_where_the_blocks_allow_it() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
+from eyas.core.recompute import FULL, NORM, Recompute
 from eyas.core.weights import WHOLE, Coordinates, vocabulary_weight
 
 
@@ -64,17 +67,29 @@ def parameters(spec: ModelSpec) -> int:
     """Weights of the whole model, padding not counted; without its multi-token-prediction tail, as counts are
     published."""
     rows = spec.vocab_size * (1 if spec.tie_embeddings else 2) + spec.meta_tokens
-    return (rows + 1) * spec.hidden_size + sum(new_parameters(spec))
+    blocks = sum(
+        (1 if block.options.shared else times) * block_parameters(spec, block) + times * place_parameters(spec, block)
+        for block, times in distinct(spec.blocks)
+    )
+    return (rows + 1) * spec.hidden_size + blocks
 
 
 def active_parameters(spec: ModelSpec) -> int:
     """Weights of the model without the experts that a token does not choose. Some publish them without the input
     embedding too, of which a token reads one row."""
     return parameters(spec) - sum(
-        mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size)
-        for block in spec.blocks
+        times * (mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size))
+        for block, times in distinct(spec.blocks)
         for mixer in (spec.layers[name] for name in block.layers)
     )
+
+
+def distinct(blocks: Sequence[BlockSpec]) -> list[tuple[BlockSpec, int]]:
+    """The different blocks and how often each stands: a block is its name, or its layers, which then have no options.
+    Deep models repeat a few blocks, and counting each again is what would take a table of all models its time."""
+    found = {(block.name, block.layers): block for block in blocks}
+    times = Counter((block.name, block.layers) for block in blocks)
+    return [(block, times[key]) for key, block in found.items()]
 
 
 def tail_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
@@ -88,7 +103,7 @@ def tail_parameters(spec: ModelSpec, at: Coordinates = WHOLE) -> int:
 def forward_flops(spec: ModelSpec, sequence_length: int, convention: FlopConvention = "exact") -> float:
     """Forward FLOPs per token, without the multi-token-prediction tail; causal attention is counted as half the square,
     a multiply-add as two."""
-    blocks = sum(block_flops(spec, block, sequence_length, convention) for block in spec.blocks)
+    blocks = sum(n * block_flops(spec, block, sequence_length, convention) for block, n in distinct(spec.blocks))
     return blocks + head_flops(spec)
 
 
@@ -127,7 +142,7 @@ def training_flops(spec: ModelSpec, sequence_length: int, convention: FlopConven
 
 def state_bytes(spec: ModelSpec, sequence_length: int, element: int = 2) -> int:
     """Decoding state of one sequence after `sequence_length` tokens, with elements of `element` bytes."""
-    return sum(block_state_bytes(spec, block, sequence_length, element) for block in spec.blocks)
+    return sum(n * block_state_bytes(spec, block, sequence_length, element) for block, n in distinct(spec.blocks))
 
 
 def block_state_bytes(spec: ModelSpec, block: BlockSpec, sequence_length: int, element: int = 2) -> int:
@@ -144,6 +159,7 @@ def block_costs(
     at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
+    recompute: Recompute = (),
 ) -> list[BlockCost]:
     """Every block's costs on a rank where BlockCost says so, with elements of `element` bytes;
     `sequence` says that the ranks split the residual stream along the sequence."""
@@ -156,7 +172,7 @@ def block_costs(
             parameters=counts[index],
             forward_flops=block_flops(spec, block, sequence_length),
             activation_bytes=block_activation_bytes(
-                spec, block, sequence_length, microbatch, at, shares, element, pairs[index]
+                spec, block, sequence_length, microbatch, at, shares, element, recompute, pairs[index]
             ),
             state_bytes=block_state_bytes(spec, block, sequence_length, element),
         )
@@ -172,16 +188,23 @@ def block_activation_bytes(
     at: Coordinates,
     shares: int,
     element: int,
+    recompute: Recompute,
     pair: int = 0,
 ) -> float:
-    """What a rank keeps of a block for the backward pass: its norm's part, its mixers'; what norms
-    behind the branches and the projection read; the adapted weights. `shares` ranks split the residual stream."""
+    """What a rank keeps of a block for the backward pass: its norm's part, its mixers'; what norms behind the branches
+    and the projection read; the adapted weights. `shares` ranks split the residual stream. Of what is recomputed only
+    the input is kept."""
     d, length = spec.hidden_size, sequence_length + spec.meta_tokens
-    tokens = length * microbatch
-    kept = norm_bytes(block.input_width(d), tokens, shares, element)
-    held = block.places(at, pair).items()
-    kept += sum(spec.layers[name].activation_bytes(d, length, microbatch, element, place) for name, place in held)
-    kept += block.norms_behind * read_bytes(d, tokens, element) / shares
+    tokens, width = length * microbatch, block.input_width(d)
+    if recompute == FULL:
+        return tokens * width * element / shares
+    renormed = NORM in recompute
+    kept = tokens * width * element / shares if renormed else norm_bytes(width, tokens, shares, element)
+    for name, place in block.places(at, pair).items():
+        if spec.layers[name].role not in recompute:
+            kept += spec.layers[name].activation_bytes(d, length, microbatch, element, place)
+    behind = tokens * d * element if renormed else read_bytes(d, tokens, element)
+    kept += block.norms_behind * behind / shares
     kept += block.options.projection * tokens * d * element / shares
     for layer, groups in block.options.adapters.items():
         weights = spec.layers[layer].weights(d)
@@ -198,12 +221,16 @@ def loss_bytes(
     at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
+    loss_chunk: int | None = None,
 ) -> float:
     """What the last stage keeps for the backward pass behind its blocks: the final norm's share, this rank's part of
-    the softmax in at least float32, and which entry each label chose (an index and two marks)."""
+    the softmax in at least float32, and which entry each label chose (an index and two marks). In
+    chunks, of the softmax only the normaliser, and the labels."""
     tokens = sequence_length * microbatch
     all_tokens = (sequence_length + spec.meta_tokens) * microbatch
     own = norm_bytes(spec.hidden_size, all_tokens, at.tensor if sequence else 1, element)
+    if loss_chunk is not None:
+        return own + tokens * (max(element, 4) + 8)
     return own + tokens * (vocabulary_rows(spec, at) * max(element, 4) + 8 + 2)
 
 
@@ -215,20 +242,28 @@ def tail_bytes(
     at: Coordinates = WHOLE,
     sequence: bool = False,
     element: int = 4,
+    recompute: Recompute = (),
+    loss_chunk: int | None = None,
 ) -> float:
     """What the multi-token-prediction tail keeps for the backward pass. Each depth: its tokens, what two norms keep
     beside their results, these side by side, its blocks, and a loss. The hidden that it starts from is kept already
-    where the norm need not widen it and no gathered copy is what the head reads."""
+    where the norm need not widen it."""
     d, tokens, wide = spec.hidden_size, sequence_length * microbatch, max(element, 4)
     shares = at.tensor if sequence else 1
-    starts_anew = element < wide or shares > 1
-    norms = d * (wide + starts_anew * wide + 2 * element) + 2 * wide
+    starts_anew = wide if element < wide else 0
+    norms = d * (wide + starts_anew + 2 * element) + 2 * wide
     joined = tokens * 8 + tokens * (norms + 2 * d * element) / shares
     loss = loss_bytes(
-        spec, sequence_length=sequence_length, microbatch=microbatch, at=at, sequence=sequence, element=element
+        spec,
+        sequence_length=sequence_length,
+        microbatch=microbatch,
+        at=at,
+        sequence=sequence,
+        element=element,
+        loss_chunk=loss_chunk,
     )
     blocks = sum(
-        block_activation_bytes(spec, block, sequence_length, microbatch, at, shares, element)
+        block_activation_bytes(spec, block, sequence_length, microbatch, at, shares, element, recompute)
         for depth in spec.depths
         for block in depth
     )
@@ -236,9 +271,9 @@ def tail_bytes(
 
 
 def norm_bytes(width: int, tokens: int, shares: int, element: int) -> float:
-    """What a norm keeps for the backward pass, which `shares` ranks may share; and its whole result, which the matrices
-    behind it read."""
-    return read_bytes(width, tokens, element) / shares + tokens * width * element
+    """What one of `shares` ranks keeps of a norm for the backward pass, and of its result, which the matrices behind it
+    read: where ranks split the sequence, they gather it again."""
+    return (read_bytes(width, tokens, element) + tokens * width * element) / shares
 
 
 def read_bytes(width: int, tokens: int, element: int) -> int:

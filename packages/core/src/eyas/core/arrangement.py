@@ -23,6 +23,7 @@ def arrange(
         raise ConfigError(f"pattern: block {name!r} cannot stand in the tail; name its layers there")
     arranged = tuple(_block(item, blocks) for item in pattern.blocks)
     check_streams(arranged)
+    check_lending(arranged, pattern, layers)
     return arranged
 
 
@@ -59,6 +60,31 @@ def check_streams(arranged: Sequence[BlockSpec]) -> None:
         raise ConfigError(f"blocks.{arranged[-1].name} writes aside, but no block follows that reads it")
 
 
+def check_lending(arranged: Sequence[BlockSpec], pattern: Pattern, layers: Mapping[str, MixerConfig]) -> None:
+    """Raises ConfigError where a layer borrows what no block before it lends, or what does not suit it."""
+    lent: dict[str, MixerConfig] = {}
+    for block in arranged:
+        for name in block.layers:
+            wanted = layers[name].borrows
+            if wanted is not None and wanted not in lent:
+                raise ConfigError(
+                    f"layers.{name} borrows {wanted!r}, which no block before it lends; lent there: "
+                    f"{', '.join(map(repr, lent)) or 'nothing'}"
+                )
+            if wanted is not None:
+                _check_lender(name, layers[name], lent[wanted])
+        lent |= {str(layers[name].lends): layers[name] for name in block.layers if layers[name].lends is not None}
+    for name in (name for depth in pattern.tail for item in depth for name in item if layers[name].borrows is not None):
+        raise ConfigError(f"pattern: layer {name!r} borrows from another block and cannot stand in the tail")
+
+
+def _check_lender(name: str, borrower: MixerConfig, lender: MixerConfig) -> None:
+    try:
+        borrower.check_lender(lender)
+    except ConfigError as error:
+        raise ConfigError(f"layers.{name}.{error}") from error
+
+
 def check_block(name: str, options: BlockConfig, layers: Mapping[str, MixerConfig], hidden_size: int) -> None:
     """Raises ConfigError where a named block names layers or weights that do not exist."""
     if name in layers:
@@ -92,9 +118,9 @@ def check_adapted(names: Sequence[str], weights: Mapping[str, Weight], path: str
         raise ConfigError(f"{path}: {'+'.join(names)} do not read the same input; list them one by one")
 
 
-def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
+def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range], layers: Mapping[str, MixerConfig]) -> None:
     """Raises LayoutError where pipeline stages, which send each other the residual stream alone, cut through a shared
-    block or through what a block reads."""
+    block or through what a block reads or borrows."""
     for name in dict.fromkeys(block.name for block in blocks if block.options.shared):
         used = [stage for stage, run in enumerate(stages) if name in {blocks[index].name for index in run}]
         if len(used) > 1:
@@ -104,7 +130,17 @@ def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
                 "layout.pipeline=1"
             )
     for stage, run in enumerate(stages[1:], 1):
+        lent: set[str | None] = set()
         for index in run:
+            for name in blocks[index].layers:
+                wanted = layers[name].borrows
+                if wanted is not None and wanted not in lent:
+                    raise LayoutError(
+                        f"{len(stages)} pipeline stages: layer {name!r} borrows {wanted!r} on stage {stage}, "
+                        "which is lent on an earlier one; cut before the lender with | or layout.stages, or set "
+                        "layout.pipeline=1"
+                    )
+            lent |= {layers[name].lends for name in blocks[index].layers}
             if blocks[index].options.reads == "stream_and_embedding":
                 raise LayoutError(
                     f"{len(stages)} pipeline stages: block {blocks[index].name!r} reads the embeddings, which only "
@@ -118,12 +154,12 @@ def check_stages(blocks: Sequence[BlockSpec], stages: Sequence[range]) -> None:
             )
 
 
-def allowed_cuts(blocks: Sequence[BlockSpec]) -> list[int]:
+def allowed_cuts(blocks: Sequence[BlockSpec], layers: Mapping[str, MixerConfig]) -> list[int]:
     """Numbers of blocks before each place where `check_stages` allows a cut; each is allowed or not by itself."""
 
     def allowed(cut: int) -> bool:
         try:
-            check_stages(blocks, [range(cut), range(cut, len(blocks))])
+            check_stages(blocks, [range(cut), range(cut, len(blocks))], layers)
         except LayoutError:
             return False
         return True

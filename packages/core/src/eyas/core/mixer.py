@@ -133,6 +133,17 @@ class MixerContext(Protocol):
         """How x lies in its sequences where context-parallel ranks share them; None where x is whole."""
         ...
 
+    @property
+    def repeats(self) -> bool:
+        """Whether this pass repeats one whose values were not kept for the backward pass: whoever counts tokens has
+        counted these."""
+        ...
+
+    @property
+    def lent(self) -> dict[str, Any]:
+        """What mixers of the blocks before left for later ones in this pass, by the name that their Config `lends`."""
+        ...
+
     def sum_over_copies(self, partial: Tensor, weight: Weight) -> Tensor:
         """Sum of `partial` over the ranks that hold the same unit of the weight's axis; differentiable. For a norm
         whose statistics span more heads than one rank has."""

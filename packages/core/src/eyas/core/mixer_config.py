@@ -26,6 +26,9 @@ class MixerConfig:
 
     kind: ClassVar[str]
     """The registered name; set by `register`."""
+    role: ClassVar[str] = ""
+    """What it is to those who choose parts of any model, such as what is recomputed: `attention`, `ssm`, `mlp`, `moe`
+    or a name of its own; the registered name where the mixer does not say."""
     carries_documents: ClassVar[bool] = False
     """Whether packed documents are kept apart; a mixer that says no refuses them."""
     carries_context: ClassVar[bool] = False
@@ -38,6 +41,19 @@ class MixerConfig:
     def sees_sequence(self) -> bool:
         """Whether the mixer reads the whole sequence, with `Mixer.forward`; a mixer may do both."""
         return True
+
+    @property
+    def lends(self) -> str | None:
+        """Name under which the mixer leaves something in `context.lent` for mixers of later blocks, or None."""
+        return None
+
+    @property
+    def borrows(self) -> str | None:
+        """What the mixer takes from `context.lent`: what the last block before lent under that name."""
+        return None
+
+    def check_lender(self, lender: MixerConfig) -> None:
+        """Raises ConfigError where what `lender` lends does not suit this mixer."""
 
     @classmethod
     def sizes_for(cls, hidden_size: int) -> dict[str, int]:

@@ -39,6 +39,8 @@ class ModelConfig:
     """Whether the output head uses the embedding's weight."""
     meta_tokens: int = 0
     """Learned vectors in front of every sequence, seen by all its tokens; they have no loss (Hymba)."""
+    dropout: float = 0.0
+    """Share of what each block writes, before a multi-token-prediction tail, that training sets to zero at random."""
     init_std: float = 0.02
     mtp_loss_weight: float = 0.1
     """Weight of the multi-token-prediction loss, the mean over the depths that follow `/` in the pattern."""
@@ -58,6 +60,8 @@ class ModelConfig:
         for name in ("meta_tokens", "mtp_loss_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout={self.dropout} must be at least 0 and below 1")
         if self.mup is not None:
             mup_law(self.mup)
 
@@ -78,6 +82,7 @@ class ModelSpec:
     norm_epsilon: float
     tie_embeddings: bool
     meta_tokens: int
+    dropout: float
     init_std: float
     mtp_loss_weight: float
     mtp_repeated: bool
@@ -132,6 +137,7 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         norm_epsilon=config.norm_epsilon,
         tie_embeddings=config.tie_embeddings,
         meta_tokens=config.meta_tokens,
+        dropout=config.dropout,
         init_std=config.init_std,
         mtp_loss_weight=config.mtp_loss_weight,
         mtp_repeated=config.mtp_repeated,

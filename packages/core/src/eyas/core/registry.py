@@ -49,6 +49,7 @@ def register(kind: str, *, symbol: str | None = None) -> Callable[[M], M]:
                 f"one of its own, such as class Config({mixer.Config.__qualname__})"
             )
         mixer.Config.kind = kind
+        mixer.Config.role = getattr(mixer.Config, "role", "") or kind
         mixer.symbol = symbol  # type: ignore[attr-defined]
         return mixer
 

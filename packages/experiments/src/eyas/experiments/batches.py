@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eyas.core.errors import CheckpointError, LayoutError
 from eyas.core.labels import IGNORED
+from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.prepared import Prepared
 from eyas.parallel.indexed import TokenFile, open_tokens
@@ -40,8 +41,8 @@ class Share:
             )
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This rank's rows of a global batch."""
-        size = self.global_batch // self.ranks
+        """This rank's rows of a global batch, which may be smaller than the full one."""
+        size = len(rows) // self.ranks
         return rows[self.rank * size : (self.rank + 1) * size]
 
 
@@ -86,12 +87,13 @@ class Windows:
 class TrainingBatches:
     """Endless training batches for Lightning, one for each step: `batches[step]` is this rank's share of it.
 
-    Iteration goes on where `load_state_dict` says. The length is the number of steps of the run: without one Lightning
-    fetches a batch ahead and a resumed run would miss it.
+    With a ramp the first batches are smaller. Iteration goes on where `load_state_dict` says. The length is the number
+    of steps of the run: without one Lightning fetches a batch ahead and a resumed run would miss it.
     """
 
-    def __init__(self, windows: Windows, share: Share, steps: int, seed: int) -> None:
+    def __init__(self, windows: Windows, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:
         self.windows, self.share, self.steps, self.seed = windows, share, steps, seed
+        self.sizes = BatchSizes(share.global_batch, ramp)
         self.served = 0
 
     def __len__(self) -> int:
@@ -108,22 +110,29 @@ class TrainingBatches:
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Numbers of the windows in the global batch of a step; an epoch may end inside it."""
-        first = step * self.share.global_batch
-        epochs, places = np.divmod(np.arange(first, first + self.share.global_batch), self.windows.whole)
+        numbers = np.arange(self.sizes.before(step), self.sizes.before(step + 1))
+        epochs, places = np.divmod(numbers, self.windows.whole)
         orders = {epoch: epoch_order(self.seed, epoch, self.windows.whole) for epoch in np.unique(epochs).tolist()}
         pairs = zip(epochs.tolist(), places.tolist(), strict=True)
         return np.array([orders[epoch][place] for epoch, place in pairs], dtype=np.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the run has come."""
-        return {"batches_served": self.served, "global_batch": self.share.global_batch}
+        ramp = None if self.sizes.ramp is None else asdict(self.sizes.ramp)
+        return {"batches_served": self.served, "global_batch": self.sizes.full, "batch_ramp": ramp}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on after the batches already served, whatever the layout is now."""
-        if state["global_batch"] != self.share.global_batch:
+        here = self.state_dict()
+        if state["global_batch"] != here["global_batch"]:
             raise CheckpointError(
                 f"the checkpoint was trained with a global batch of {state['global_batch']} sequences and this run "
-                f"asks for {self.share.global_batch}, so the order of samples would break; keep the global batch"
+                f"asks for {here['global_batch']}, so the order of samples would break; keep the global batch"
+            )
+        if state.get("batch_ramp") != here["batch_ramp"]:
+            raise CheckpointError(
+                f"the checkpoint was trained with batch_ramp={state.get('batch_ramp')} and this run asks for "
+                f"{here['batch_ramp']}, so the order of samples would break; keep the ramp"
             )
         self.served = state["batches_served"]
 
@@ -152,9 +161,11 @@ class ValidationBatches:
         return (self[index] for index in range(len(self)))
 
 
-def training_batches(config: DataConfig, prepared: Prepared, share: Share, steps: int) -> TrainingBatches:
+def training_batches(
+    config: DataConfig, prepared: Prepared, share: Share, steps: int, ramp: BatchRamp | None = None
+) -> TrainingBatches:
     """The training batches of a run."""
-    return TrainingBatches(_windows(config, prepared.train_prefix), share, steps, config.seed)
+    return TrainingBatches(_windows(config, prepared.train_prefix), share, steps, config.seed, ramp)
 
 
 def validation_batches(config: DataConfig, prepared: Prepared, share: Share) -> ValidationBatches:

@@ -76,10 +76,10 @@ class ProgressLine(Callback):
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """Loss, speed and memory in a few words."""
+    """Loss, tokens so far, speed and memory in a few words."""
     return (
-        f"loss {metrics['train/loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s  "
-        f"{metrics['memory_gib']:.1f} GiB"
+        f"loss {metrics['train/loss']:.3f}  {metrics['tokens']:,.0f} tokens  {metrics['tokens_per_second']:,.0f} "
+        f"tokens/s  {metrics['memory_gib']:.1f} GiB"
     )
 
 

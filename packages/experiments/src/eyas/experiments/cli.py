@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -198,17 +200,29 @@ def run_new_mixer(known: argparse.Namespace, rest: list[str]) -> int:
 
 
 def run_layers(known: argparse.Namespace, rest: list[str]) -> int:
-    from eyas.experiments.catalogue import print_layers
+    with uncollected():
+        from eyas.experiments.catalogue import print_layers
 
-    print_layers(as_json=known.json)
+        print_layers(as_json=known.json)
     return 0
 
 
 def run_models(known: argparse.Namespace, rest: list[str]) -> int:
-    from eyas.experiments.catalogue import print_models
+    with uncollected():
+        from eyas.experiments.catalogue import print_models
 
-    print_models(as_json=known.json, sequence_length=known.sequence_length)
+        print_models(as_json=known.json, sequence_length=known.sequence_length)
     return 0
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For a second's work: searching torch for garbage while it is imported would be an eighth of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {

@@ -21,6 +21,7 @@ from eyas.core.accounting import (
 )
 from eyas.core.block_config import BlockSpec
 from eyas.core.model import ModelSpec
+from eyas.core.recompute import FULL, recomputes
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
 from eyas.parallel.layout import Layout
@@ -44,9 +45,11 @@ def print_dry_run(run: RunConfig) -> None:
     console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     processes = "process" if layout.processes == 1 else "processes"
+    ramp = run.trainer.batch_ramp
+    growth = f", from {ramp.start} by {ramp.increment} in the first {ramp.steps} steps" if ramp else ""
     console.print(
         f"{layout}: {layout.processes} {processes}; {run.trainer.max_steps} steps of {run.trainer.global_batch} "
-        f"sequences in {microbatches} microbatches per replica",
+        f"sequences in {microbatches} microbatches per replica{growth}",
         soft_wrap=True,
     )
     console.print(blocks_table(run, spec))
@@ -64,6 +67,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
         "sequence_length": length,
         "microbatch": run.trainer.microbatch,
         "element": ELEMENT[run.trainer.precision],
+        "recompute": run.layout.recompute,
     }
     costs = block_costs(spec, **sizes)
     rows: dict[tuple[str, ...], list[int]] = {}
@@ -86,7 +90,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
             " / ".join(", ".join(" + ".join(block) for block in depth) for depth in spec.pattern.tail),
             f"{tail_parameters(spec):,}",
             f"{tail_flops(spec, length) / 1e6:,.3f}",
-            f"{tail_bytes(spec, **sizes) / 2**20:,.1f}",
+            f"{tail_bytes(spec, **sizes, loss_chunk=run.layout.loss_chunk) / 2**20:,.1f}",
         )
     return table
 
@@ -96,7 +100,7 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     data of replicas and context ranks."""
     layout, element, length = run.layout, ELEMENT[run.trainer.precision], run.data.sequence_length
     cut = stages_of(spec, layout, length)
-    table = Table(title=f"Ranks ({layout.tensor * layout.context * layout.data} of each kind)", title_justify="left")
+    table = Table(title=f"Ranks ({layout.processes // layout.pipeline} of each kind)", title_justify="left")
     for heading in ("stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")
     sizes: dict[str, Any] = {
@@ -106,11 +110,13 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
         "sequence": layout.sequence,
         "element": element,
     }
-    costs, flops = block_costs(spec, **sizes), flops_in_place(spec, length)
-    behind = loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)
-    gathered = [gathered_bytes(run, spec, block, element) for block in spec.blocks]
+    chunk, recompute = layout.loss_chunk, layout.recompute
+    costs, flops = block_costs(spec, **sizes, recompute=recompute), flops_in_place(spec, length)
+    loss = loss_bytes(spec, **sizes, loss_chunk=chunk)
+    tail = tail_bytes(spec, **sizes, recompute=recompute, loss_chunk=chunk)
+    gathered = [gathered_bytes(run, spec, block) for block in spec.blocks]
     kept = [sum(costs[index].activation_bytes + gathered[index] for index in blocks) for blocks in cut]
-    kept[-1] += behind + sum(gathered_bytes(run, spec, block, element) for depth in spec.depths for block in depth)
+    kept[-1] += loss + tail + sum(gathered_bytes(run, spec, block) for depth in spec.depths for block in depth)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     for process in range(layout.pipeline):
         stages = layout.stages_of(process)
@@ -124,7 +130,7 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
             "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
             f"{weights:,}",
             "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
-            f"{weights * bytes_per_weight(layout, element) / 2**20:,.1f}",
+            f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
             f"{most / 2**20:,.1f}",
         )
     return table
@@ -142,19 +148,25 @@ def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     return matrix * (int(embedding) + int(head)) + meta + behind
 
 
-def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, element: int) -> float:
-    """What a rank keeps of other context ranks' tokens for a block; exchanged heads take the place of its own."""
-    layout = run.layout
+def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec) -> float:
+    """What a rank keeps of other context ranks' tokens for a block; exchanged heads take the place of its own, and what
+    is recomputed keeps nothing."""
+    layout, element = run.layout, ELEMENT[run.trainer.precision]
     if layout.context_exchange != "gather":
         return 0.0
     others = (run.data.sequence_length + spec.meta_tokens) * run.trainer.microbatch * (layout.context - 1)
     layers = [spec.layers[name] for name in block.layers]
+    layers = [layer for layer in layers if layout.recompute != FULL and not recomputes(layout.recompute, layer.role)]
     return sum(layer.gathered_bytes(others // layout.context, element, layout.coordinates) for layer in layers)
 
 
-def bytes_per_weight(layout: Layout, element: int) -> float:
+def bytes_per_weight(run: RunConfig) -> float:
     """Weight, gradient and Adam's two moments, and float32 master weights where the weight is smaller; the optimizer's
-    part divided among the replicas and their context ranks with the distributed optimizer."""
+    part divided among the replicas with the distributed optimizer."""
+    layout, element = run.layout, ELEMENT[run.trainer.precision]
     wide = max(element, 4)
+    gradient = max(element, ELEMENT[run.trainer.gradients])
     optimizer = 2 * wide + (4 if element < 4 else 0)
-    return element + wide + (optimizer / (layout.data * layout.context) if layout.distributed_optimizer else optimizer)
+    return (
+        element + gradient + (optimizer / (layout.data * layout.context) if layout.distributed_optimizer else optimizer)
+    )

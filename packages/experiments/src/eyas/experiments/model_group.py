@@ -6,6 +6,7 @@ choices placed by `@`, with `_self_` among them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
@@ -26,14 +27,18 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def model_group(name: str) -> dict[str, Any]:
     """Plain data of conf/model/<name>.yaml; what refers to the data follows the data's defaults."""
     group = _read(f"model/{name}")
-    if "${" in str(group):
-        from omegaconf import OmegaConf
+    return {option: _referred(value, f"model/{name}.yaml") for option, value in group.items()}
 
-        whole = OmegaConf.create({"model": group, "data": defaults(DataConfig)})
-        resolved = OmegaConf.to_container(whole.model, resolve=True)
-        assert isinstance(resolved, dict)
-        return {str(key): value for key, value in resolved.items()}
-    return group
+
+def _referred(value: Any, file: str) -> Any:
+    """The value that `${data.option}` stands for; any other value itself. OmegaConf takes as long for it as all else
+    that a table of models needs."""
+    if "${" not in str(value):
+        return value
+    reference = re.fullmatch(r"\$\{data\.(\w+)\}", str(value))
+    if reference is None:
+        raise ConfigError(f"{file}: {value!r} must be plain, or one whole ${{data.option}}")
+    return defaults(DataConfig)[reference[1]]
 
 
 def _read(choice: str) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
+from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
 from eyas.layers.rank_model import stages_here
 from eyas.parallel import checkpoint
-from eyas.parallel.engine import Engine, device_here
+from eyas.parallel.engine import Engine, device_here, replica_here
 from eyas.parallel.stage import joined
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -63,6 +64,7 @@ class TrainingModule(LightningModule):
             meta_tokens=self.spec.meta_tokens,
             losses=self.stages[0].losses,
             optimizer=self.run.optimizer if fitting else None,
+            wide_gradients=self.run.trainer.gradients == "float32",
         )
         return self.engine
 
@@ -72,8 +74,8 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.engine is not None
         started = time.perf_counter()
-        losses = self.engine.train_step(self.microbatches(batch))
         step, steps, schedule = self.global_step, self.run.trainer.max_steps, self.run.schedule
+        losses = self.engine.train_step(self.microbatches(self.with_seeds(batch, step)))
         optimizer: Any = self.optimizers()
         optimizer.optimizer.values = (
             self.run.optimizer.learning_rate * schedule.learning_rate(step, steps),
@@ -82,7 +84,8 @@ class TrainingModule(LightningModule):
         optimizer.step()
         updated, grad_norm = optimizer.optimizer.result
         seconds = time.perf_counter() - started
-        tokens = self.run.trainer.global_batch * self.run.data.sequence_length
+        batches, length = self.run.trainer.batches, self.run.data.sequence_length
+        tokens, samples = batches.at(step) * length, batches.before(step + 1)
         metrics = {
             **{f"train/{name}": loss for name, loss in losses.items()},
             "grad_norm": grad_norm,
@@ -90,7 +93,10 @@ class TrainingModule(LightningModule):
             "learning_rate": optimizer.optimizer.values[0],
             "weight_decay": optimizer.optimizer.values[1],
             "tokens_per_second": tokens / seconds,
-            "tflops": training_flops(self.spec, self.run.data.sequence_length) * tokens / seconds / 1e12,
+            "tflops": training_flops(self.spec, length) * tokens / seconds / 1e12,
+            "global_batch": float(batches.at(step)),
+            "samples": float(samples),
+            "tokens": float(samples * length),
             "step_seconds": seconds,
             "memory_gib": memory_gib(),
         }
@@ -118,6 +124,14 @@ class TrainingModule(LightningModule):
         for index, batch in enumerate(batches):
             self.validation_step({name: tensor.to(device_here()) for name, tensor in batch.items()}, index)
         return self._validation[0] / self._validation[1]
+
+    def with_seeds(self, batch: Batch, step: int) -> Batch:
+        """This replica's batch of a step, with what dropout draws from where the model has it."""
+        if not self.spec.dropout:
+            return batch
+        tokens_BS = batch["tokens"]
+        first = self.run.trainer.batches.before(step) + replica_here() * len(tokens_BS)
+        return batch | {"seeds": token_seeds(self.run.seed, first, *tokens_BS.shape).to(tokens_BS.device)}
 
     def microbatches(self, batch: Batch) -> list[Batch]:
         """This replica's batch in microbatches."""

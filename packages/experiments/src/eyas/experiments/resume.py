@@ -21,8 +21,12 @@ from eyas.parallel.launch import follow
 
 RESUMABLE = ("layout", "trainer", "sample")
 """Groups that may change when a run goes on; any other change would make it a different run."""
-SAMPLE_ORDER = "trainer.global_batch"
-"""The one option of these groups that the order of samples depends on."""
+KEPT = {
+    "global_batch": "the order of samples depends on it",
+    "batch_ramp": "the order of samples depends on it",
+    "precision": "the optimizer's state is saved in it",
+}
+"""Options of `trainer` that may not change, and why."""
 
 
 def resume(folder: Path, overrides: Sequence[str]) -> int:
@@ -56,8 +60,8 @@ def apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(
             f"{override!r} cannot be changed when resuming; give {', '.join(f'{g}.option=value' for g in RESUMABLE)}"
         )
-    if path == SAMPLE_ORDER:
-        raise ConfigError(f"{override!r} cannot be given when resuming: the order of samples depends on it")
+    if group == "trainer" and (why := KEPT.get(option.partition(".")[0])):
+        raise ConfigError(f"{override!r} cannot be given when resuming: {why}")
     try:
         data.setdefault(group, {})[option] = yaml.safe_load(value)
     except yaml.YAMLError as error:

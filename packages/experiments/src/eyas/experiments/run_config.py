@@ -10,7 +10,9 @@ from typing import Any, Literal
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec, load_model
+from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
+from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel.branches import check_split
@@ -30,7 +32,12 @@ class TrainerConfig:
     microbatch: int = 4
     """Sequences that one replica works through at once."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Of weights and activations; bfloat16 is refused until its checkpoints work."""
+    """Of weights and activations. Beside bfloat16, master weights, the optimizer's state and the weights that say so
+    (routers, decays, time steps) are float32."""
+    gradients: Literal["float32", "bfloat16"] = "float32"
+    """Precision, at least, in which gradients are added up over microbatches and replicas."""
+    batch_ramp: BatchRamp | None = None
+    """Start with a smaller global batch: {start: sequences, increment: sequences, steps: until it is full}."""
     validation_interval: int | None = None
     """Steps between validations; null for one at the end."""
     checkpoint_interval: int | None = None
@@ -46,6 +53,18 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1, or null")
+        if self.gradients == "bfloat16" and self.precision != "bfloat16":
+            raise ConfigError(
+                f"gradients=bfloat16 is narrower than the weights of precision={self.precision}; set "
+                "precision=bfloat16, or gradients=float32"
+            )
+        if self.batch_ramp is not None:
+            self.batch_ramp.check(self.global_batch)
+
+    @property
+    def batches(self) -> BatchSizes:
+        """Sequences in each step."""
+        return BatchSizes(self.global_batch, self.batch_ramp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +132,13 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
-    layout.check_microbatches(layout.microbatches(trainer.global_batch, trainer.microbatch))
+    for size in trainer.batches.all:
+        try:
+            layout.check_microbatches(layout.microbatches(size, trainer.microbatch))
+        except LayoutError as error:
+            if size == trainer.global_batch:
+                raise
+            raise LayoutError(f"a stage of trainer.batch_ramp: {error}") from error
     layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
     if run.data.isolate_documents and spec.meta_tokens:
         raise ConfigError(
@@ -145,15 +170,12 @@ def check(run: RunConfig) -> None:
             if value != getattr(Layout, field):
                 raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
     check_split(spec, layout)
+    check_recompute(layout.recompute, spec)
     stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "
             f"set model.vocab_size={run.data.vocab_size}"
-        )
-    if trainer.precision == "bfloat16":
-        raise ConfigError(
-            "trainer.precision=bfloat16 is not supported yet: its optimizer's state cannot be saved; use float32"
         )
     if trainer.precision == "float64" and layout.distributed_optimizer:
         raise ConfigError(

@@ -25,6 +25,8 @@ ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
 TOKENIZER = "tokenizer.json"
+ROUTERS = "router.svg"
+"""Picture of what the mixtures of experts of a finished run did."""
 HUGGING_FACE = "hugging_face"
 """Folder with the files of an imported model that only an export needs."""
 PACKAGES = (

@@ -32,4 +32,6 @@ def print_summary(folder: Path, run: RunConfig) -> None:
         (text,) = generate(folder, [options.prompt], tokens=options.tokens, sampling=sampling).texts
         console.print(text, markup=False)
         console.print()
+    if (folder / run_folder.ROUTERS).exists():
+        console.print(f"Load and balance of its experts: {folder / run_folder.ROUTERS}", soft_wrap=True)
     console.print(f"Run folder: {folder}", soft_wrap=True)

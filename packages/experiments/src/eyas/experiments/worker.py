@@ -20,6 +20,7 @@ from eyas.experiments.batches import Share, training_batches, validation_batches
 from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.module import TrainingModule
 from eyas.experiments.prepared import Prepared
+from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
 from eyas.parallel import checkpoint, groups, quiet
@@ -92,7 +93,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     started = time.perf_counter()
     trainer.fit(
         module,
-        training_batches(run.data, prepared, share, steps),
+        training_batches(run.data, prepared, share, steps, run.trainer.batch_ramp),
         validation,
         ckpt_path=None if start_from is None else str(start_from),
     )
@@ -101,6 +102,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     if trainer.is_global_zero:
         seconds = time.perf_counter() - started
         run_folder.write_metrics(folder, outcome(run, prepared, module, trainer, seconds))
+        draw_routers(folder, log.path)
         run_folder.write_status(folder, "finished")
 
 
@@ -109,13 +111,15 @@ def outcome(
 ) -> dict[str, Any]:
     """The numbers that a run ends with; losses in nats per token."""
     last = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    samples = run.trainer.batches.before(trainer.global_step)
     return {
         "validation_loss": module.validation_loss,
         "train_loss": last.get("train/loss"),
         "uniform_loss": prepared.uniform_loss,
         "unigram_loss": prepared.unigram_loss,
         "steps": trainer.global_step,
-        "tokens": trainer.global_step * run.trainer.global_batch * run.data.sequence_length,
+        "samples": samples,
+        "tokens": samples * run.data.sequence_length,
         "tokens_per_second": last.get("tokens_per_second"),
         "memory_gib": last.get("memory_gib"),
         "parameters": parameters(module.spec),

@@ -21,6 +21,7 @@ from eyas.layers.attend import attend, attend_with_sinks, by_heads, by_pieces, c
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
+from eyas.layers.rope_scaling import RopeScaling
 from eyas.layers.rotary import rotate
 
 State = tuple[Tensor, Tensor, int]
@@ -34,6 +35,7 @@ class Attention(Mixer):
     class Config(MixerConfig):
         """Options of attention."""
 
+        role = "attention"
         carries_documents = True
         carries_context = True
 
@@ -45,6 +47,8 @@ class Attention(Mixer):
         """Channels per head; independent of hidden_size / num_heads."""
         rope_base: float | None = 10_000.0
         """Base of the rotary frequencies; null for no position embedding."""
+        rope_scaling: RopeScaling | None = None
+        """How the frequencies are stretched for longer texts; null for not."""
         rotary_dim: int | None = None
         """Channels of a head that are rotated, its first ones; null for all."""
         window: int | None = None
@@ -58,6 +62,10 @@ class Attention(Mixer):
         """Width of what the queries, keys and values are projected from; null for what the block reads."""
         softmax_scale: float | None = None
         """Scales the products of queries and keys; null means 1 / sqrt(head_dim)."""
+        lends_kv: str | None = None
+        """Name under which attention of later blocks may use this one's keys and values; null for none."""
+        borrows_kv: str | None = None
+        """Name of the keys and values of an earlier block to use in place of its own (Brandon et al., 2024)."""
         sinks: bool = False
         """One learned logit per head in the softmax's denominator, so that a head may attend to nothing."""
         qkv_bias: bool = False
@@ -84,12 +92,20 @@ class Attention(Mixer):
             if self.rotated % 2:
                 field = "head_dim" if self.rotary_dim is None else "rotary_dim"
                 raise ConfigError(f"{field}={self.rotated} must be even for rotary positions; or set rope_base=null")
+            if self.rope_scaling is not None and self.rope_base is None:
+                raise ConfigError("rope_scaling needs rotary positions; set rope_base, or rope_scaling=null")
             if self.window is not None and self.window < 1:
                 raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
             if self.sink_tokens is not None and self.sink_tokens < 0:
                 raise ConfigError(f"sink_tokens={self.sink_tokens} must not be negative")
             if self.input_size is not None:
                 at_least_one(self, "input_size")
+            for field in ("lends_kv", "key_multiplier") if self.borrows_kv is not None else ():
+                if getattr(self, field) is not None:
+                    raise ConfigError(
+                        f"{field}={getattr(self, field)} is for keys of its own; leave it out beside "
+                        f"borrows_kv={self.borrows_kv}"
+                    )
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:
@@ -98,6 +114,25 @@ class Attention(Mixer):
         @property
         def kv_heads(self) -> int:
             return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+        @property
+        def lends(self) -> str | None:
+            return self.lends_kv
+
+        @property
+        def borrows(self) -> str | None:
+            return self.borrows_kv
+
+        def check_lender(self, lender: MixerConfig) -> None:
+            for field in ("kv_heads", "head_dim", "rope_base", "rotated", "rope_scaling", "window", "sink_tokens"):
+                mine, theirs = getattr(self, field), getattr(lender, field, None)
+                if mine != theirs:
+                    raise ConfigError(f"borrows_kv={self.borrows_kv} needs the lender's {field}: {theirs}, not {mine}")
+
+        @property
+        def own_kv_heads(self) -> int:
+            """Key-value heads that have weights and a cache here."""
+            return 0 if self.borrows_kv is not None else self.kv_heads
 
         def input_width(self, hidden_size: int) -> int:
             return self.input_size or hidden_size
@@ -115,19 +150,16 @@ class Attention(Mixer):
         def weights(self, hidden_size: int) -> dict[str, Weight]:
             reads = self.input_width(hidden_size)
             heads = Axis("num_heads", self.num_heads)
-            kv_heads = Axis("num_kv_heads", self.kv_heads, shared=True)
-            declared = {
-                "q": column(heads, self.head_dim, reads),
-                "k": column(kv_heads, self.head_dim, reads),
-                "v": column(kv_heads, self.head_dim, reads),
-                "o": row(hidden_size, heads, self.head_dim),
-            }
+            projected = {"q": heads}
+            if self.own_kv_heads:
+                projected["k"] = projected["v"] = Axis("num_kv_heads", self.kv_heads, shared=True)
+            declared = {name: column(split, self.head_dim, reads) for name, split in projected.items()}
+            declared["o"] = row(hidden_size, heads, self.head_dim)
             if self.qkv_bias:
-                for name, split in {"q": heads, "k": kv_heads, "v": kv_heads}.items():
+                for name, split in projected.items():
                     declared[f"{name}_bias"] = column(split, self.head_dim, init=zeros, decay=False)
-            if self.qk_norm:
-                declared["q_norm"] = replicated(self.head_dim, init=ones, decay=False)
-                declared["k_norm"] = replicated(self.head_dim, init=ones, decay=False)
+            for name in (name for name in projected if self.qk_norm and name != "v"):
+                declared[f"{name}_norm"] = replicated(self.head_dim, init=ones, decay=False)
             if self.sinks:
                 declared["sinks"] = column(heads, 1, decay=False)
             if self.output_bias:
@@ -141,14 +173,14 @@ class Attention(Mixer):
                 sinks = min(self.sink_tokens or 0, beyond)
                 seen = self.window - self.window**2 / (2 * sequence_length)
                 seen += (sinks * beyond - sinks**2 / 2) / sequence_length
-            into = 2.0 * self.input_width(hidden_size) * self.head_dim * (self.num_heads + 2 * self.kv_heads)
+            into = 2.0 * self.input_width(hidden_size) * self.head_dim * (self.num_heads + 2 * self.own_kv_heads)
             projections = into + 2.0 * hidden_size * self.head_dim * self.num_heads
             return projections + 4.0 * seen * self.num_heads * self.head_dim
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             window = sequence_length if self.window is None else self.window + (self.sink_tokens or 0)
             kept = min(window, sequence_length)
-            return 2 * kept * self.kv_heads * self.head_dim * element
+            return 2 * kept * self.own_kv_heads * self.head_dim * element
 
         def activation_bytes(
             self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
@@ -158,9 +190,11 @@ class Attention(Mixer):
             layers share one."""
             wide, seen = max(element, 4), sequence_length + self.sinks
             heads, kv_heads = self.num_heads / at.tensor, max(1.0, self.kv_heads / at.tensor)
+            own = kv_heads if self.own_kv_heads else 0.0
+            kv_heads = kv_heads if self.sinks else own  # with sinks a copy, whosever they are
             kept = seen * (2 * (heads + kv_heads) * (self.head_dim + self.sinks) * element + heads * wide)
             if self.qk_norm:
-                kept += sequence_length * (heads + kv_heads) * (self.head_dim * (wide + element) + wide)
+                kept += sequence_length * (heads + own) * (self.head_dim * (wide + element) + wide)
             if self.sinks:
                 kept += sequence_length * heads * self.head_dim * element
             masked = self.window is not None and self.window < sequence_length
@@ -177,7 +211,9 @@ class Attention(Mixer):
             return replace(
                 self,
                 input_multiplier=configured(self.input_multiplier, law.attention_input()),
-                key_multiplier=configured(self.key_multiplier, law.key(hidden_size, self.head_dim)),
+                key_multiplier=configured(self.key_multiplier, law.key(hidden_size, self.head_dim))
+                if self.own_kv_heads
+                else None,
                 output_multiplier=configured(
                     self.output_multiplier, law.attention_output(hidden_size, self.num_heads, self.head_dim)
                 ),
@@ -190,8 +226,11 @@ class Attention(Mixer):
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         c, pieces = self.config, context.pieces
-        q, k, v = self.project(x_SBD, first=0 if pieces is None else pieces.firsts)
-        sinks = c.sink_tokens or 0
+        first, sinks = 0 if pieces is None else pieces.firsts, c.sink_tokens or 0
+        q = self.turn("q", self.project("q", x_SBD), first)
+        k, v, _ = context.lent[c.borrows_kv] if c.borrows_kv else (*self.keys_and_values(x_SBD, first), 0)
+        if c.lends_kv:
+            context.lent[c.lends_kv] = k, v, 0
         if pieces is None:
             y_SBHP = self.attend(q, k, v, visible(len(q), c.window, sinks, context.documents_SB, q.device))
         elif pieces.by_heads:
@@ -202,25 +241,23 @@ class Attention(Mixer):
             y_SBHP = by_pieces(self.attend, q, k, v, pieces, c.window, sinks)
         return self.output(y_SBHP)
 
-    def project(self, x: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """q (S, B, H, P), k and v (S, B, K, P) of x (S, B, D), whose tokens begin at position `first`."""
+    def project(self, name: str, x_SBD: Tensor, scale: float | None = None) -> Tensor:
+        """The queries, keys or values "q", "k" or "v" of x, (S, B, heads, P)."""
+        c, bias = self.config, getattr(self, f"{name}_bias", None)
+        y_SBC = linear(x_SBD, getattr(self, name), bias, scale_in=c.input_multiplier, scale_out=scale)
+        return y_SBC.unflatten(-1, (-1, c.head_dim))
+
+    def turn(self, name: str, t_SBHP: Tensor, first: int | tuple[int, ...]) -> Tensor:
+        """Queries or keys, normed and rotated, of tokens that begin at position `first`."""
         c = self.config
-        scales = {"q": None, "k": c.key_multiplier, "v": None}
-        q, k, v = (
-            linear(
-                x,
-                getattr(self, name),
-                getattr(self, f"{name}_bias", None),
-                scale_in=c.input_multiplier,
-                scale_out=scale,
-            ).unflatten(-1, (-1, c.head_dim))
-            for name, scale in scales.items()
-        )
         if c.qk_norm:
-            q, k = rms_norm(q, self.q_norm, c.norm_epsilon), rms_norm(k, self.k_norm, c.norm_epsilon)
-        if c.rope_base is not None:
-            q, k = (rotate(t, c.rope_base, first, c.rotated) for t in (q, k))
-        return q, k, v
+            t_SBHP = rms_norm(t_SBHP, getattr(self, f"{name}_norm"), c.norm_epsilon)
+        return t_SBHP if c.rope_base is None else rotate(t_SBHP, c.rope_base, first, c.rotated, c.rope_scaling)
+
+    def keys_and_values(self, x_SBD: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Of x, whose tokens begin at position `first`, each (S, B, K, P)."""
+        keys = self.turn("k", self.project("k", x_SBD, scale=self.config.key_multiplier), first)
+        return keys, self.project("v", x_SBD)
 
     def attend(
         self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, sinks_H: Tensor | None = None
@@ -239,22 +276,32 @@ class Attention(Mixer):
         bias = super().bias_after_sum()
         return None if bias is None else bias * configured(self.config.output_multiplier, 1.0)
 
-    def initial_state(self, batch: int) -> State:
-        """Keys and values so far, each (S, B, K, P) with S = 0, and the number of tokens seen."""
+    def initial_state(self, batch: int) -> State | None:
+        """Keys and values so far, each (S, B, K, P) with S = 0, and the number of tokens seen; None where borrowed."""
+        if self.config.borrows_kv:
+            return None
         empty = self.k.new_empty(0, batch, self.local("k"), self.config.head_dim)
         return empty, empty, 0
 
-    def step(self, x_BD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
+    def step(self, x_BD: Tensor, state: State | None, context: MixerContext) -> tuple[Tensor, State | None]:
         y_SBD, state = self.prefill(x_BD[None], state, context)
         return y_SBD[0], state
 
-    def prefill(self, x_SBD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
-        keys, values, seen = state
-        q, k, v = self.project(x_SBD, first=seen)
-        keys, values = torch.cat([keys, k]), torch.cat([values, v])
+    def prefill(self, x_SBD: Tensor, state: State | None, context: MixerContext) -> tuple[Tensor, State | None]:
         c, first = self.config, self.config.sink_tokens or 0
+        if state is None:
+            keys, values, seen = context.lent[c.borrows_kv or ""]
+        else:
+            keys, values, seen = state
+            k_SBKP, v_SBKP = self.keys_and_values(x_SBD, seen)
+            keys, values = torch.cat([keys, k_SBKP]), torch.cat([values, v_SBKP])
+        if c.lends_kv:
+            context.lent[c.lends_kv] = keys, values, seen
+        q_SBHP = self.turn("q", self.project("q", x_SBD), seen)
         mask = visible(keys.shape[0], c.window, first, None, x_SBD.device, queries=x_SBD.shape[0])
-        y_SBHP = self.attend(q, keys, values, mask)
+        y_SBD = self.output(self.attend(q_SBHP, keys, values, mask))
+        if state is None:
+            return y_SBD, None
         if c.window is not None:
             keys, values = (through_window(kept, c.window, first) for kept in (keys, values))
-        return self.output(y_SBHP), (keys, values, seen + x_SBD.shape[0])
+        return y_SBD, (keys, values, seen + x_SBD.shape[0])

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.mixer import Mixer, Placement, empty_parameter
 from eyas.core.model import ModelSpec
+from eyas.core.recompute import NORM, recomputes
 from eyas.core.registry import mixer
 from eyas.core.weights import replicated
 from eyas.layers.adapters import forward_with, further_with
+from eyas.layers.gathered import Gathered
 from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
+from eyas.layers.recompute import block_output, recomputed
 from eyas.parallel.context import Context
 
 Changed = Mapping[str, Mapping[str, Tensor]]
@@ -49,13 +52,16 @@ class Branches(nn.Module):
 
     def mixed(self, x_sBD: Tensor, context: Context, changed: Changed = NOTHING) -> Tensor:
         """x: (s, B, D), what the block reads, twice as wide beside the embeddings. Returns (s, B, D)."""
-        x_sBD = self.norm(x_sBD)
-        complete, readers = self.complete(x_sBD, context), self.readers()
-        x_SBD = context.gather(x_sBD) if readers else x_sBD
-        partials = {
-            name: forward_with(changed.get(name, {}), branch, x_SBD, context.at(branch.place))
-            for name, branch in readers
-        }
+        readers, again = self.readers(), recomputes(context.recompute, NORM)
+        normed_sBD = renormed(self.norm, x_sBD, context)
+        read = Gathered(normed_sBD, context, whole=bool(readers), remade=(x_sBD, self.norm) if again else None)
+        with read.dropping():
+            complete = self.complete(normed_sBD, context)
+            partials = {
+                name: forward_of(branch, read.whole, context.at(branch.place), changed.get(name, {}))
+                for name, branch in readers
+            }
+        read.results(partials.values())
         return self.combine(partials, complete, context)
 
     def initial_state(self, batch: int) -> list[object]:
@@ -77,7 +83,7 @@ class Branches(nn.Module):
     def complete(self, x_sBD: Tensor, context: Context) -> dict[str, Tensor]:
         """What the branches give that work on this rank's own tokens, each (s, B, D), for x, normed: (s, B, D)."""
         owners = [(name, branch) for name, branch in self.named() if branch.config.owns_tokens]
-        return {name: branch.call_on_own_tokens(x_sBD, context) for name, branch in owners}
+        return {name: own_tokens_of(branch, x_sBD, context) for name, branch in owners}
 
     def readers(self) -> list[tuple[str, Mixer]]:
         """The branches that read the whole sequence."""
@@ -97,7 +103,8 @@ class Branches(nn.Module):
             partial = partials.get(name) if name in held else nothing_of(partials)
             parts = [] if partial is None else [context.reduce(partial)]
             output = total([*parts, *([complete[name]] if name in complete else [])])
-            outputs.append(self.branch_norms[name](with_bias(held[name], output) if name in held else output))
+            output = with_bias(held[name], output) if name in held else output
+            outputs.append(renormed(self.branch_norms[name], output, context))
         return total(outputs) / len(outputs)
 
     def mixers(self) -> list[Mixer]:
@@ -127,12 +134,42 @@ class Block(Branches):
 
     def output(self, x_sBD: Tensor, context: Context) -> Tensor:
         """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
+        return block_output(self.computed, context, x_sBD)
+
+    def computed(self, context: Context, x_sBD: Tensor) -> Tensor:
+        """`output`, computed once."""
         return behind(self.mixed(x_sBD, context), self.projection, self.options)
 
     def further_output(self, x_SBD: Tensor, states: list[object], context: Context) -> tuple[Tensor, list[object]]:
         """Further tokens: what the block writes, (S, B, D), and the branches' next states."""
         y_SBD, states = self.mixed_further(x_SBD, states, context)
         return behind(y_SBD, self.projection, self.options), states
+
+
+def forward_of(branch: Mixer, x_SBD: Tensor, context: Context, changed: Mapping[str, Tensor]) -> Tensor:
+    """A branch's partial sum, (S, B, D); recomputed where its role is."""
+    if not recomputes(context.recompute, branch.config.role):
+        return forward_with(changed, branch, x_SBD, context)
+
+    def work(context: Context, x_SBD: Tensor, *weights: Tensor) -> Tensor:
+        return forward_with(dict(zip(changed, weights, strict=True)), branch, x_SBD, context)
+
+    return recomputed(work, context, x_SBD, *changed.values())
+
+
+def own_tokens_of(branch: Mixer, x_sBD: Tensor, context: Context) -> Tensor:
+    """The complete output of a branch that works on this rank's own tokens, (s, B, D); recomputed where its role is."""
+    if not recomputes(context.recompute, branch.config.role):
+        return branch.call_on_own_tokens(x_sBD, context)
+    return recomputed(lambda context, x_sBD: branch.call_on_own_tokens(x_sBD, context), context, x_sBD)
+
+
+def renormed(norm: nn.Module, x: Tensor, context: Context) -> Tensor:
+    """norm(x); recomputed where norms are."""
+    if not recomputes(context.recompute, NORM):
+        normed: Tensor = norm(x)
+        return normed
+    return recomputed(lambda _, x: norm(x), context, x)
 
 
 def total(outputs: list[Tensor]) -> Tensor:

@@ -35,8 +35,7 @@ class _CrossEntropy(torch.autograd.Function):
         top = context.maximum(softmax.amax(-1))
         softmax.sub_(top[..., None])
 
-        here = (labels >= first) & (labels < first + logits.shape[-1])
-        index = (labels - first).masked_fill(~here, 0)[..., None]
+        index, here = place_of(labels, first, logits.shape[-1])
         chosen = context.total(softmax.gather(-1, index).squeeze(-1).masked_fill(~here, 0.0))
         normaliser = context.total(softmax.exp_().sum(-1))
         softmax.div_(normaliser[..., None])
@@ -53,3 +52,9 @@ class _CrossEntropy(torch.autograd.Function):
         logits = softmax.mul_(gradient)
         logits.scatter_add_(-1, index, -(gradient * here[..., None]))
         return logits.to(ctx.dtype), None, None, None
+
+
+def place_of(labels: Tensor, first: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Which of this rank's `rows` logits each label (...) names, (..., 1), and whether it names one, (...)."""
+    here = (labels >= first) & (labels < first + rows)
+    return (labels - first).masked_fill(~here, 0)[..., None], here

@@ -2,6 +2,8 @@
 
 # S sequence, s this rank's part of it, B batch, D hidden, V vocabulary (this rank's rows)
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from eyas.core.mixer import Placement, empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import vocabulary_weight
+from eyas.layers.chunked_loss import chunked_loss
+from eyas.layers.cross_entropy import cross_entropy
+from eyas.layers.gathered import Gathered
 from eyas.layers.linear import linear
 from eyas.parallel.context import Context
 
@@ -44,11 +49,45 @@ class Vocabulary(nn.Module):
     def logits(self, h_sBD: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
         """This rank's logits (S, B, V) of all but the first `skip` positions, times `multiplier`; those of padding rows
         are the lowest finite number."""
-        logits = linear(context.gather(h_sBD)[skip:], self.weight, scale_out=multiplier)
+        return self._read(h_sBD, context, lambda h_SBD: self.scores(h_SBD[skip:], multiplier))
+
+    def losses(self, h_sBD: Tensor, labels_SB: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
+        """The cross-entropy of each label (S, B), behind the first `skip` positions; of all tokens at once, or of as
+        many as the layout says."""
+        chunk = context.loss_chunk
+        if chunk is None:
+            return cross_entropy(self.logits(h_sBD, multiplier, context, skip), labels_SB, self.first, context)
+
+        def read(h_SBD: Tensor) -> Tensor:
+            loss_T = chunked_loss(
+                h_SBD[skip:].flatten(0, 1),
+                self.weight,
+                labels_SB.flatten(),
+                lambda h_TD: self.scores(h_TD, multiplier),
+                multiplier,
+                self.first,
+                chunk,
+                context,
+            )
+            return loss_T.view(labels_SB.shape)
+
+        return self._read(h_sBD, context, read)
+
+    def scores(self, h: Tensor, multiplier: float) -> Tensor:
+        """`logits` of gathered hidden (..., D)."""
+        logits = linear(h, self.weight, scale_out=multiplier)
         if self.rows < logits.shape[-1]:
             padding = torch.arange(logits.shape[-1], device=logits.device) >= self.rows
             logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
         return logits
+
+    def _read(self, h_sBD: Tensor, context: Context, reader: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a reader makes of the hidden, gathered for it and not kept so."""
+        read = Gathered(h_sBD, context)
+        with read.dropping():
+            result = reader(read.whole)
+        read.results([result])
+        return result
 
 
 def _behind(front_ND: Tensor | None, rows_SBD: Tensor, context: Context) -> Tensor:

@@ -35,6 +35,7 @@ class GatedDeltaNet(Mixer):
     class Config(MixerConfig):
         """Options of Gated DeltaNet."""
 
+        role = "ssm"
         carries_documents = True
         carries_context = True
 

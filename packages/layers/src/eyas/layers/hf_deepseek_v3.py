@@ -6,15 +6,16 @@ Without its layers for multi-token prediction, which transformers leaves out too
 from eyas.core.errors import ConfigError
 from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option
 from eyas.layers.hf_moe import moe_parts
+from eyas.layers.hf_rope import rope_scaling, with_scaling, without_scaling
 from eyas.layers.hf_sigmoid import SIGMOID, selection_bias, with_routing, without_routing
-from eyas.layers.hf_tables import DEFAULT_ROPE, MODEL, activation, mlp_parts, needed, with_rope, without_layers
+from eyas.layers.hf_tables import MODEL, activation, mlp_parts, needed, with_rope, without_layers
 
 SHARED = "moe_shared_expert_intermediate_size"
 
 
 def complete(config: TheirConfig) -> TheirConfig:
     """The types of the layers, and the size of the shared expert."""
-    config = with_routing(with_rope(config))
+    config = with_routing(with_scaling(with_rope(config)))
     heads, kv_heads = config.get("num_attention_heads"), config.pop("num_key_value_heads", None)
     if kv_heads not in (None, heads):
         raise ConfigError(f"config.json: num_key_value_heads={kv_heads} must be num_attention_heads={heads}")
@@ -32,7 +33,7 @@ def finish(config: TheirConfig) -> TheirConfig:
     dense = types.count("mlp")
     if "mlp" in types[dense:]:
         raise ConfigError(f"model.pattern: in deepseek_v3 the layers without experts come first, and here {types}")
-    config = without_layers(config) | {"first_k_dense_replace": dense, "num_nextn_predict_layers": 0}
+    config = without_layers(without_scaling(config)) | {"first_k_dense_replace": dense, "num_nextn_predict_layers": 0}
     config["num_key_value_heads"] = config["num_attention_heads"]
     if dense == len(types):
         return config
@@ -55,6 +56,7 @@ DEEPSEEK_V3 = Family(
         option("qk_rope_head_dim", "mla.qk_rope_head_dim"),
         option("v_head_dim", "mla.v_head_dim"),
         option("rope_parameters.rope_theta", "mla.rope_base", default=10_000.0),
+        rope_scaling("mla"),
         option("rope_interleave", "mla.rope_interleave", default=True),
         option("attention_bias", "mla.down_bias", "mla.output_bias", default=False),
         option("rms_norm_eps", "norm_epsilon", default=1e-6),
@@ -68,7 +70,6 @@ DEEPSEEK_V3 = Family(
         "moe_layer_freq": 1,
         "scoring_func": "sigmoid",
         "topk_method": "noaux_tc",
-        **DEFAULT_ROPE,
     },
     unread=frozenset({
         "num_hidden_layers", "num_nextn_predict_layers", "head_dim", "qk_head_dim", "output_router_logits", "ep_size",

@@ -2,9 +2,9 @@
 
 from eyas.core.errors import ConfigError
 from eyas.layers.hf import Family, Names, TheirConfig, option
+from eyas.layers.hf_rope import rope_scaling, with_scaling, without_scaling
 from eyas.layers.hf_tables import (
     ATTENTION,
-    DEFAULT_ROPE,
     MODEL,
     ROPE,
     activation,
@@ -19,7 +19,7 @@ from eyas.layers.hf_tables import (
 
 def complete(config: TheirConfig) -> TheirConfig:
     """All layers are alike."""
-    return with_layers(with_head_dim(with_rope(config)), "full_attention")
+    return with_layers(with_head_dim(with_scaling(with_rope(config))), "full_attention")
 
 
 def finish(config: TheirConfig) -> TheirConfig:
@@ -27,7 +27,7 @@ def finish(config: TheirConfig) -> TheirConfig:
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     if hidden % heads:
         raise ConfigError(f"hidden_size={hidden} must be a multiple of attention.num_heads={heads} in a llama")
-    return without_layers(config)
+    return without_layers(without_scaling(config))
 
 
 LLAMA = Family(
@@ -37,12 +37,13 @@ LLAMA = Family(
         *MODEL,
         *ATTENTION,
         ROPE,
+        rope_scaling("attention"),
         option("rms_norm_eps", "norm_epsilon", default=1e-6),
         option("intermediate_size", "mlp.intermediate_size"),
         option("mlp_bias", "mlp.bias", default=False),
         activation("hidden_act", "mlp.activation", default="silu"),
     ),
-    fixed={"attention_dropout": 0.0, "pretraining_tp": 1, **DEFAULT_ROPE},
+    fixed={"attention_dropout": 0.0, "pretraining_tp": 1},
     unread=frozenset({"num_hidden_layers"}),
     layer_types={"full_attention": (("attention",), ("mlp",))},
     names=Names(norms=("input_layernorm", "post_attention_layernorm"), final_norm="model.norm.weight"),

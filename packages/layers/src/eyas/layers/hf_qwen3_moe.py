@@ -2,9 +2,9 @@
 
 from eyas.layers.hf import Family, Names, Part, TheirConfig, option
 from eyas.layers.hf_moe import BALANCING, EXPERTS, SOFTMAX, moe_parts, with_places, without_places
+from eyas.layers.hf_rope import rope_scaling, with_scaling, without_scaling
 from eyas.layers.hf_tables import (
     ATTENTION,
-    DEFAULT_ROPE,
     MODEL,
     ROPE,
     attention_parts,
@@ -16,7 +16,7 @@ from eyas.layers.hf_tables import (
 
 def complete(config: TheirConfig) -> TheirConfig:
     """The window where it is in use; an older name of the number of experts."""
-    config = with_places(with_head_dim(with_rope(config)))
+    config = with_places(with_head_dim(with_scaling(with_rope(config))))
     if "num_local_experts" in config:
         config["num_experts"] = config.pop("num_local_experts")
     used = config.pop("use_sliding_window", False)
@@ -25,7 +25,7 @@ def complete(config: TheirConfig) -> TheirConfig:
 
 def finish(config: TheirConfig) -> TheirConfig:
     """The inverse."""
-    return without_places(config) | {"use_sliding_window": config.get("sliding_window") is not None}
+    return without_places(without_scaling(config)) | {"use_sliding_window": config.get("sliding_window") is not None}
 
 
 QWEN3_MOE = Family(
@@ -35,13 +35,14 @@ QWEN3_MOE = Family(
         *MODEL,
         *ATTENTION,
         ROPE,
+        rope_scaling("attention"),
         option("sliding_window", "attention.window", default=None),
         option("rms_norm_eps", "norm_epsilon", "attention.norm_epsilon", default=1e-6),
         option("num_experts", "moe.num_experts"),
         *EXPERTS,
         SOFTMAX,
     ),
-    fixed={"attention_dropout": 0.0, **DEFAULT_ROPE},
+    fixed={"attention_dropout": 0.0},
     unread=BALANCING | {"num_hidden_layers", "max_window_layers"},
     ours={"attention.qk_norm": True},
     layer_types={"moe": (("attention",), ("moe",)), "mlp": (("attention",), ("mlp",))},

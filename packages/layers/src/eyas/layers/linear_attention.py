@@ -33,6 +33,7 @@ class LinearAttention(Mixer):
     class Config(MixerConfig):
         """Options of linear attention."""
 
+        role = "ssm"
         carries_documents = True
         carries_context = True
 

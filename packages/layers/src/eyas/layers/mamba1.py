@@ -35,6 +35,7 @@ class Mamba1(Mixer):
     class Config(MixerConfig):
         """Options of Mamba."""
 
+        role = "ssm"
         carries_documents = True
         carries_context = True
 

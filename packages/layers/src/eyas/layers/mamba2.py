@@ -40,6 +40,7 @@ class Mamba2(Mixer):
     class Config(MixerConfig):
         """Options of Mamba-2."""
 
+        role = "ssm"
         carries_documents = True
         carries_context = True
 

@@ -19,6 +19,7 @@ from eyas.layers.attend import attend, by_heads, by_pieces, check_heads, visible
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
+from eyas.layers.rope_scaling import RopeScaling
 from eyas.layers.rotary import paired, rotate
 
 State = tuple[Tensor, Tensor]
@@ -32,6 +33,7 @@ class LatentAttention(Mixer):
     class Config(MixerConfig):
         """Options of multi-head latent attention."""
 
+        role = "attention"
         carries_documents = True
         carries_context = True
 
@@ -47,10 +49,13 @@ class LatentAttention(Mixer):
         """Channels that are rotated; their key is one for all heads."""
         v_head_dim: int = 128
         rope_base: float = 10_000.0
+        rope_scaling: RopeScaling | None = None
+        """How the frequencies are stretched for longer texts; null for not."""
         rope_interleave: bool = True
         """Neighbouring channels are turned against each other; false turns halves, as `attention` does."""
         softmax_scale: float | None = None
-        """Scales the products of queries and keys; null means 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim)."""
+        """Scales the products of queries and keys; null means 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim),
+        and what rope_scaling adds."""
         norm_epsilon: float = 1e-6
         """Of the RMSNorm on each latent."""
         down_bias: bool = False
@@ -72,6 +77,12 @@ class LatentAttention(Mixer):
         def qk_head_dim(self) -> int:
             """Channels of a head's query and key."""
             return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+        @property
+        def scale(self) -> float:
+            """What scales the products of queries and keys."""
+            longer = 1.0 if self.rope_scaling is None else self.rope_scaling.softmax_factor
+            return configured(self.softmax_scale, self.qk_head_dim**-0.5 * longer)
 
         @property
         def rotated(self) -> int:
@@ -168,11 +179,12 @@ class LatentAttention(Mixer):
 
     def turn(self, x_SBHR: Tensor, first: int | tuple[int, ...]) -> Tensor:
         """Rotation by position."""
-        return rotate(paired(x_SBHR) if self.config.rope_interleave else x_SBHR, self.config.rope_base, first)
+        c = self.config
+        return rotate(paired(x_SBHR) if c.rope_interleave else x_SBHR, c.rope_base, first, scaling=c.rope_scaling)
 
     def read(self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKV: Tensor, mask: Tensor | None) -> Tensor:
         """What each token reads, (S, B, H, V). Kernels want one width, so the narrower are padded with zeros."""
-        scale = configured(self.config.softmax_scale, self.config.qk_head_dim**-0.5)
+        scale = self.config.scale
         width = max(q_SBHP.shape[-1], v_SBKV.shape[-1])
         q, k, v = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in (q_SBHP, k_SBKP, v_SBKV))
         return attend(q, k, v, mask, scale)[..., : v_SBKV.shape[-1]]

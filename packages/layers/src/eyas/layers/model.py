@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from eyas.core.mixer import empty_parameter
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
-from eyas.layers.cross_entropy import IGNORED, cross_entropy
+from eyas.layers.cross_entropy import IGNORED
+from eyas.layers.dropout import Dropout
 from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise
 from eyas.layers.mtp import Tail
@@ -86,13 +87,15 @@ class HybridLM(nn.Module):
         labels_BS: Tensor | None = None,
         documents_BS: Tensor | None = None,
         hidden_sBD: Tensor | None = None,
+        seeds_BS: Tensor | None = None,
     ) -> Tensor | Losses:
         """One microbatch through this stage.
 
-        tokens, labels, documents: (B, S); hidden: (s, B, D), what the previous stage sent. Returns hidden (s, B, D) for
-        the next stage; from the last one the loss of each token (S, B), or without labels this rank's logits (S, B, V).
-        With a multi-token-prediction tail there are several losses. Where ranks share sequences all of them are given
-        the whole, and work on their own pieces, side by side in the batch.
+        tokens, labels, documents and, for dropout, seeds (see `token_seeds`): (B, S); hidden: (s, B, D), what the
+        previous stage sent. Returns hidden (s, B, D) for the next stage; from the last one the loss of each token
+        (S, B), or without labels this rank's logits (S, B, V). With a multi-token-prediction tail there are several
+        losses. Where ranks share sequences all of them are given the whole, and work on their own pieces, side by side
+        in the batch.
         """
         if documents_BS is not None and self.spec.meta_tokens:
             raise ConfigError("meta tokens stand in front of a row, not of each of its packed documents")
@@ -101,8 +104,10 @@ class HybridLM(nn.Module):
             hidden_sBD = self.embed(tokens_BS, context, self.meta_tokens if self.spec.meta_tokens else None)
         assert hidden_sBD is not None
         streams = Streams.begin(hidden_sBD)
-        for block in self.placed_blocks():
-            streams = streams.write(block.options, block.output(streams.read(block.options), context))
+        dropout = Dropout.here(self.spec.dropout, seeds_BS, self.spec.meta_tokens, context)
+        for index, block in zip(self.stage.blocks, self.placed_blocks(), strict=True):
+            output_sBD = dropout(index, block.output(streams.read(block.options), context))
+            streams = streams.write(block.options, output_sBD)
         if not self.stage.last:
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)
@@ -140,9 +145,9 @@ class HybridLM(nn.Module):
     def advance(self, h_SBD: Tensor, states: list[list[object]]) -> tuple[Tensor, list[list[object]]]:
         """Further positions through all blocks: their embeddings (S, B, D) and the states so far to the residual stream
         behind the last block (S, B, D) and the next states."""
-        streams, after = Streams.begin(h_SBD), []
+        streams, after, context = Streams.begin(h_SBD), [], replace(self.context, lent={})
         for block, state in zip(self.placed_blocks(), states, strict=True):
-            output_SBD, state = block.further_output(streams.read(block.options), state, self.context)
+            output_SBD, state = block.further_output(streams.read(block.options), state, context)
             streams = streams.write(block.options, output_SBD)
             after.append(state)
         return streams.residual, after
@@ -169,8 +174,7 @@ class HybridLM(nn.Module):
         front = self.spec.meta_tokens
         if context.own_pieces is not None:
             front, labels_BS = 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED))
-        logits_SBV = self.logits(normed_sBD, context, skip=front)
-        return cross_entropy(logits_SBV, labels_BS.t(), self.output.first, context)
+        return self.output.losses(normed_sBD, labels_BS.t(), self.spec.lm_head_multiplier, context, front)
 
     @property
     def output(self) -> Vocabulary:

@@ -192,7 +192,8 @@ class MoE(Mixer):
         c = self.config
         logits_sBE = linear(x_sBD.to(self.router.dtype), self.router)
         routed = context.route(logits_sBE, c.rule, getattr(self, "selection_bias", None))
-        self.observe(logits_sBE, routed)
+        if not context.repeats:
+            self.observe(logits_sBE, routed)
         inner = x_sBD if c.latent_size is None else linear(x_sBD, self.latent_down)
         sent = context.dispatch(inner, routed, c.rule)
         weights = sent.weights if c.output_multiplier is None else sent.weights * c.output_multiplier

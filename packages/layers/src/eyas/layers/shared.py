@@ -9,6 +9,7 @@ from eyas.core.mixer import Placement
 from eyas.core.model import ModelSpec
 from eyas.layers.adapters import Adapters
 from eyas.layers.block import Branches, behind, projection
+from eyas.layers.recompute import block_output
 from eyas.parallel.context import Context
 
 
@@ -27,6 +28,10 @@ class SharedUse(nn.Module):
 
     def output(self, x_sBD: Tensor, context: Context) -> Tensor:
         """What the block writes, (s, B, D), for what it reads, x: (s, B, D or twice that)."""
+        return block_output(self.computed, context, x_sBD)
+
+    def computed(self, context: Context, x_sBD: Tensor) -> Tensor:
+        """`output`, computed once."""
         return behind(self.shared[0].mixed(x_sBD, context, self.changed()), self.projection, self.options)
 
     def initial_state(self, batch: int) -> list[object]:

@@ -25,6 +25,11 @@ def check_split(spec: ModelSpec, layout: Layout) -> None:
             except LayoutError as error:
                 half = " (each branch lies on half of the ranks)" if halved else ""
                 raise LayoutError(f"model.layers.{name}: {error}{half}") from error
+            if halved and (mixer.lends is not None or mixer.borrows is not None):
+                raise LayoutError(
+                    f"layout.branches={layout.branches} cannot divide model.layers.{name}, which shares "
+                    f"{mixer.lends or mixer.borrows!r} with other blocks; use layout.branches=together"
+                )
             if halved and (mixer.owns_tokens or "output_bias" in mixer.weights(spec.hidden_size)):
                 what = "works on each rank's own tokens" if mixer.owns_tokens else "adds an output bias on every rank"
                 raise LayoutError(

@@ -17,9 +17,6 @@ from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_c
 
 __all__ = ["latest", "load", "save", "sharded_weights"]
 
-DISTRIBUTED_OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""The one format of the distributed optimizer's state that loads on another layout."""
-
 
 def sharded_weights(model: nn.Module, *, tied_copy: bool = False) -> dict[str, ShardedTensor]:
     """Each declared tensor of this rank as its part of a whole tensor, by global name.

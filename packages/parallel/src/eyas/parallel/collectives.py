@@ -5,6 +5,7 @@ Each is the identity, at no cost, where there is one rank. Tensors are sequence-
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,20 @@ def gather_sequence(shard_SBD: Tensor) -> Tensor:
         return shard_SBD
     whole_SBD: Tensor = mappings.gather_from_sequence_parallel_region(shard_SBD, group=group)
     return whole_SBD
+
+
+def begin_gather_sequence(shard_SBD: Tensor) -> Callable[[], Tensor]:
+    """Begins to gather the whole sequence beside other work; what it returns waits for it. All-gather along S, without
+    a backward."""
+    group, shard = tensor_group(), shard_SBD.contiguous()
+    whole_SBD = shard.new_empty(shard.shape[0] * group.size(), *shard.shape[1:])
+    work = dist.all_gather_into_tensor(whole_SBD, shard, group=group, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return whole_SBD
+
+    return finish
 
 
 def reduce_scatter_sequence(partial_SBD: Tensor) -> Tensor:

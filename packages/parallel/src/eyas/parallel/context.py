@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from eyas.core.errors import LayoutError
 from eyas.core.mixer import Dispatched, Pieces, Placement, Routed
+from eyas.core.recompute import Recompute
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Coordinates, Weight
 from eyas.parallel.layout import ContextExchange, Dispatcher
@@ -29,18 +32,27 @@ class Context:
     exchange: ContextExchange = "gather"
     documents_SB: Tensor | None = None
     pieces: Pieces | None = None
+    lent: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Filled during a pass, which begins with a context of its own."""
+    recompute: Recompute = ()
+    """What the backward pass computes again."""
+    loss_chunk: int | None = None
+    """Tokens whose logits are made at once; None for all of a microbatch."""
+    forgotten: bool = False
+    """Inside of what is computed again as a whole, so that nothing in it need be dropped by itself."""
+    repeats: bool = False
+    """Whether this pass is that second one."""
 
     def of(self, length: int, documents_BS: Tensor | None) -> Context:
         """This context for a microbatch of sequences of `length` tokens, whose documents are (B, S)."""
         whole_SB = None if documents_BS is None else documents_BS.t()
         if self.own_pieces is None:
-            return replace(self, documents_SB=whole_SB)
+            return replace(self, documents_SB=whole_SB, lent={})
         from eyas.parallel import pieces
 
         own_SB = None if documents_BS is None else self.own_pieces.own(documents_BS).t()
-        return replace(
-            self, documents_SB=own_SB, pieces=pieces.Pieces(self.own_pieces, length, self.exchange, whole_SB)
-        )
+        own_pieces = pieces.Pieces(self.own_pieces, length, self.exchange, whole_SB)
+        return replace(self, documents_SB=own_SB, pieces=own_pieces, lent={})
 
     def own(self, rows_BS: Tensor) -> Tensor:
         """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
@@ -59,6 +71,18 @@ class Context:
         from eyas.parallel import collectives
 
         return collectives.gather_sequence(x_sBD) if self.sequence else collectives.copy_to_tensor_ranks(x_sBD)
+
+    @property
+    def splits_sequence(self) -> bool:
+        """Whether tensor-parallel ranks hold parts of the sequence between blocks."""
+        return self.sequence and self.place.tensor > 1
+
+    def begin_gather(self, x_sBD: Tensor) -> Callable[[], Tensor]:
+        """Begins what `gather` does between ranks that split the sequence, once more and outside of differentiation;
+        what it returns waits for (S, B, D)."""
+        from eyas.parallel import collectives
+
+        return collectives.begin_gather_sequence(x_sBD)
 
     def reduce(self, partial_SBD: Tensor) -> Tensor:
         """The sum of the ranks' partial sums, as the residual stream keeps it, (s, B, D)."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
-from eyas.parallel import checkpoint, gradients, host
+from eyas.parallel import checkpoint, gradients, host, optimizer_state
 from eyas.parallel.after_batch import AfterBatch, Figures
 from eyas.parallel.context import Context
 from eyas.parallel.layout import Layout
@@ -54,7 +54,10 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    return Context(place, layout.sequence, layout.dispatcher, own_pieces_here(layout), layout.context_exchange)
+    memory: dict[str, Any] = {"recompute": layout.recompute, "loss_chunk": layout.loss_chunk}
+    return Context(
+        place, layout.sequence, layout.dispatcher, own_pieces_here(layout), layout.context_exchange, **memory
+    )
 
 
 def own_pieces_here(layout: Layout) -> OwnPieces | None:
@@ -88,10 +91,12 @@ class Engine:
         meta_tokens: int = 0,
         losses: Sequence[str] = (LOSS,),
         optimizer: OptimizerOptions | None = None,
+        wide_gradients: bool = True,
     ) -> None:
         """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding
         too, `meta_tokens` how much longer the model makes the sequences that its stages send each other, and `losses`
-        what the model reports. `optimizer` None makes an engine that only evaluates."""
+        what the model reports. `optimizer` None makes an engine that only evaluates. `wide_gradients` adds
+        up the gradients of bfloat16 weights in float32, over microbatches and over replicas."""
         self.figures: Figures = {}
         self.model, self.layout = joined(stages), layout
         self.after_batch = AfterBatch(self.model, layout)
@@ -100,15 +105,18 @@ class Engine:
         self.tied_copy = tied and numbers[-1] == end > 0
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
-        gradients.mark(self.model, tied_copy=self.tied_copy)
+        gradients.mark(self.model, tied=tied and end > 0, tied_copy=self.tied_copy)
         self.chunks: list[nn.Module] = [
             StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
             for number, stage in zip(numbers, stages, strict=True)
         ]
         self.optimizer = None
         if optimizer is not None:
-            sharded = DistributedDataParallelConfig(use_distributed_optimizer=layout.distributed_optimizer)
-            self.chunks = [DistributedDataParallel(self.config, sharded, chunk) for chunk in self.chunks]
+            how = buffers(self.model, layout, dtype, wide_gradients)
+            self.chunks = [DistributedDataParallel(self.config, how, chunk) for chunk in self.chunks]
+            if layout.overlap:
+                within = [chunk.no_sync for chunk in self.chunks]
+                self.config.no_sync_func = within if len(within) > 1 else within[0]
             self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
 
     def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:
@@ -142,15 +150,19 @@ class Engine:
         weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
         state: dict[str, Any] = {"model": weights}
         if self.optimizer is not None:
-            metadata = checkpoint.DISTRIBUTED_OPTIMIZER if self.layout.distributed_optimizer else None
-            state["optimizer"] = self.optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata)
+            state["optimizer"] = optimizer_state.sharded(self.optimizer, weights, loading=loading)
         return state
+
+    def load_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Takes over the optimizer's part of a loaded `sharded_state`, after the model has taken over its own."""
+        weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
+        optimizer_state.load(self.optimizer, weights, state)
 
     def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> list[Tensor]:
         self.layout.check_microbatches(len(microbatches))
         batch, sequence = microbatches[0]["tokens"].shape
-        rows = self.layout.context_pieces // self.layout.context
         iterators = [iter(microbatches) for _ in self.chunks]
+        rows = self.layout.context_pieces // self.layout.context
         schedule = get_forward_backward_func(self.layout.pipeline, self.config.virtual_pipeline_model_parallel_size)
         return schedule(
             forward_step_func=partial(forward_step, own_pieces=own_pieces_here(self.layout)),
@@ -205,8 +217,8 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
         num_attention_heads=layout.tensor,
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
-        context_parallel_size=layout.context,
         virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
+        context_parallel_size=layout.context,
         sequence_parallel=layout.sequence,
         pipeline_dtype=dtype,
         params_dtype=dtype,
@@ -217,6 +229,24 @@ def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> Tra
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=host.batches_messages() and not interleaved,
     )
+
+
+def buffers(
+    model: nn.Module, layout: Layout, dtype: torch.dtype, wide_gradients: bool
+) -> DistributedDataParallelConfig:
+    """How gradients are kept and reduced over the replicas. Overlapped, they go in parts as the backward pass finishes
+    them: Megatron-Core's own parts of 40 million weights would leave a small model whole."""
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=wide_gradients and dtype.itemsize < torch.float32.itemsize,
+        overlap_grad_reduce=layout.overlap,
+        use_distributed_optimizer=layout.distributed_optimizer,
+        bucket_size=min(sum(p.numel() for p in model.parameters()) // PARTS + 1, MOST_AT_ONCE),
+    )
+
+
+PARTS = 8
+MOST_AT_ONCE = 40_000_000
+"""Weights; Megatron-Core's `bucket_size` for up to 40 replicas."""
 
 
 def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]) -> Any:

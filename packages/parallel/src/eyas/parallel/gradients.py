@@ -15,18 +15,21 @@ from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import finalize_model_grads
 
 
-def mark(model: nn.Module, tied_copy: bool) -> None:
+def mark(model: nn.Module, tied: bool, tied_copy: bool) -> None:
     """Tells Megatron-Core which weights are experts', replicated over a grid of their own, and which count in the
     gradient norm: of several copies, the first rank's.
 
-    `tied_copy` says that this stage's embedding is a copy of the first stage's.
+    `tied` says that the first and the last stage have the same embedding, which the distributed optimizer must then
+    divide alike on both; `tied_copy` that this stage's is the copy.
     """
     for name, parameter, weight, place in held(model):
         first = place.tensor_rank % weight.copies(place) == 0
         parameter.tensor_model_parallel = first  # type: ignore[attr-defined]
         parameter.allreduce = not weight.expert  # type: ignore[attr-defined]
-        if tied_copy and name.startswith("embedding."):
-            parameter.shared = True  # type: ignore[attr-defined]
+        if tied and name.startswith("embedding."):
+            parameter.shared_embedding = True  # type: ignore[attr-defined]
+            if tied_copy:
+                parameter.shared = True  # type: ignore[attr-defined]
 
 
 def finalize(model: Sequence[nn.Module], num_tokens: Tensor | None, layout: Layout, **options: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from eyas.core.errors import LayoutError
+from eyas.core.recompute import FULL, Recompute
 from eyas.core.weights import BranchPlaces, Coordinates
 
 Dispatcher = Literal["alltoall", "allgather"]
@@ -19,6 +20,8 @@ CHOICES = {
     "context_order": ContextOrder,
     "context_exchange": ContextExchange,
 }
+OPTIONS = ("sequence", "distributed_optimizer", "overlap")
+"""Fields that are on or off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +57,26 @@ class Layout:
     """Replicas, each working on its own part of the batch."""
     distributed_optimizer: bool = False
     """Split the optimizer's state over the replicas."""
+    overlap: bool = False
+    """Reduce gradients over the replicas, part by part, while the last backward pass still computes others."""
     dispatcher: Dispatcher = "alltoall"
     """How tokens reach experts on other processes: each to its own, or all to everyone."""
-
     branches: BranchPlaces = "together"
     """Where the two branches of a block lie: on all tensor-parallel processes, each on a half of them, or on halves
     that swap from one such block to the next."""
+    recompute: Recompute = ()
+    """What the backward pass computes again instead of keeping it: `full` for whole blocks, or a list of roles such as
+    ssm, attention, mlp, moe, norm."""
+    loss_chunk: int | None = None
+    """Tokens of a microbatch whose logits are made at once, for the loss and again for its gradient; None for all."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             size = getattr(self, field.name)
-            if field.name == "stages":
+            if field.name == "recompute":
+                if size != FULL and not (isinstance(size, tuple) and all(isinstance(role, str) for role in size)):
+                    raise LayoutError(f"layout.recompute={size!r} must be full, or a list of roles")
+            elif field.name == "stages":
                 if not (
                     size is None or size in get_args(Cut) or (isinstance(size, tuple) and all(map(_is_size, size)))
                 ):
@@ -79,8 +91,13 @@ class Layout:
             elif field.type == "bool":
                 if not isinstance(size, bool):
                     raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
-            elif not (size is None and field.name == "expert_tensor") and not _is_size(size):
+            elif not (size is None and field.default is None) and not _is_size(size):
                 raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
+        if self.overlap and self.data * self.context == 1:
+            raise LayoutError(
+                "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
+                "layout.overlap=false"
+            )
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise LayoutError(
                 f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
@@ -91,16 +108,17 @@ class Layout:
                 "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
                 "set layout.tensor=2 or more, or layout.sequence=false"
             )
+
+        if self.branches != "together" and self.tensor % 2:
+            raise LayoutError(
+                f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
+            )
         for name in ("context_order", "context_exchange"):
             if self.context == 1 and getattr(self, name) != getattr(Layout, name):
                 raise LayoutError(
                     f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
                     "set layout.context=2 or more, or leave it out"
                 )
-        if self.branches != "together" and self.tensor % 2:
-            raise LayoutError(
-                f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
-            )
         self._check_experts()
 
     def _check_experts(self) -> None:
@@ -129,11 +147,6 @@ class Layout:
         return self.tensor * self.pipeline * self.context * self.data
 
     @property
-    def context_pieces(self) -> int:
-        """Pieces that each sequence is cut into for the context-parallel processes."""
-        return self.context * (2 if self.context > 1 and self.context_order == "zigzag" else 1)
-
-    @property
     def stage_count(self) -> int:
         """Stages that the blocks are divided into, over all pipeline processes."""
         return self.pipeline * self.virtual_pipeline
@@ -141,6 +154,11 @@ class Layout:
     def stages_of(self, pipeline_rank: int) -> range:
         """Numbers of the stages that a pipeline process runs."""
         return range(pipeline_rank, self.stage_count, self.pipeline)
+
+    @property
+    def context_pieces(self) -> int:
+        """Pieces that each sequence is cut into for the context-parallel processes."""
+        return self.context * (2 if self.context > 1 and self.context_order == "zigzag" else 1)
 
     def check_sequence(self, sequence_length: int, meta_tokens: int = 0) -> None:
         """Raises LayoutError where context and sequence parallelism cannot split sequences of this length behind the
@@ -212,8 +230,10 @@ class Layout:
     def __str__(self) -> str:
         names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
         sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
-        options = [name.replace("_", " ") for name in ("sequence", "distributed_optimizer") if getattr(self, name)]
+        options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
         shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
+        if self.recompute:
+            options.append(f"recompute {self.recompute if self.recompute == FULL else ' + '.join(self.recompute)}")
         return f"layout of {', '.join([shape, *options])}"
 
 

@@ -11,6 +11,8 @@ with quiet.importing():
     from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.dist_checkpointing import ShardedTensor
     from megatron.core.dist_checkpointing.core import CheckpointingException
+    from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace, nested_values
+    from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject
     from megatron.core.dist_checkpointing.strategies.fully_parallel import (
         FullyParallelLoadStrategyWrapper,
         FullyParallelSaveStrategyWrapper,
@@ -41,6 +43,7 @@ __all__ = [
     "DistributedDataParallelConfig",
     "FullyParallelLoadStrategyWrapper",
     "FullyParallelSaveStrategyWrapper",
+    "LocalNonpersistentObject",
     "MoEAllGatherTokenDispatcher",
     "MoEAlltoAllTokenDispatcher",
     "MoEAuxLossAutoScaler",
@@ -51,6 +54,7 @@ __all__ = [
     "ProcessGroupCollection",
     "ShardedTensor",
     "TransformerConfig",
+    "dict_list_map_outplace",
     "dist_checkpointing",
     "finalize_model_grads",
     "get_cuda_rng_tracker",
@@ -59,5 +63,6 @@ __all__ = [
     "mappings",
     "model_parallel_cuda_manual_seed",
     "moe_utils",
+    "nested_values",
     "parallel_state",
 ]

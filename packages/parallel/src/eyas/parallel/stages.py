@@ -42,7 +42,7 @@ def stages_of(spec: ModelSpec, layout: Layout, sequence_length: int) -> list[ran
     else:
         cuts = even_cuts(blocks, layout.stage_count)
     stages = [range(first, end) for first, end in pairwise((0, *cuts, blocks))]
-    check_stages(spec.blocks, stages)
+    check_stages(spec.blocks, stages, spec.layers)
     return stages
 
 
@@ -80,7 +80,7 @@ def even_cuts(blocks: int, stages: int) -> tuple[int, ...]:
 
 def cheapest_cuts(spec: ModelSpec, layout: Layout, sequence_length: int) -> tuple[int, ...]:
     """Blocks before each cut where the most expensive stage costs as little as can be."""
-    places = allowed_cuts(spec.blocks)
+    places = allowed_cuts(spec.blocks, spec.layers)
     if len(places) < layout.stage_count - 1:
         raise LayoutError(
             f"layout.stages=auto: {asked(layout)} need {layout.stage_count - 1} cuts, but the blocks can be cut "

@@ -148,8 +148,8 @@ class MegatronStrategy(ParallelStrategy):
         self.engine.model.load_state_dict(self._loaded.pop("model"), strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        assert self.engine is not None and self.engine.optimizer is not None
-        self.engine.optimizer.load_state_dict(self._loaded.pop("optimizer"))
+        assert self.engine is not None
+        self.engine.load_optimizer(self._loaded.pop("optimizer"))
 
     def remove_checkpoint(self, filepath: Any) -> None:
         if self.is_global_zero:

@@ -56,9 +56,8 @@ def load_here(trial: Trial, layout: Layout, path: Path) -> tuple[Weights, Weight
         for parameter in engine.model.parameters():
             parameter.add_(1.0)
     state = checkpoint.load(engine.sharded_state(loading=True), path)
-    assert engine.optimizer is not None
     engine.model.load_state_dict(state["model"])
-    engine.optimizer.load_state_dict(state["optimizer"])
+    engine.load_optimizer(state["optimizer"])
     loaded = whole_weights(engine.model)
     step_here(engine, trial, layout, 1)
     after = whole_weights(engine.model)

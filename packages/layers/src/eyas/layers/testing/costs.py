@@ -8,9 +8,12 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.autograd import graph
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.core.weights import Coordinates
@@ -81,16 +84,31 @@ def bytes_kept(run: Callable[[], Tensor], known: Iterable[Tensor]) -> int:
 
 
 def kept_tensors(run: Callable[[], Tensor], known: Iterable[Tensor]) -> list[Tensor]:
-    """One tensor for each piece of memory that `run` keeps for a backward pass beyond what is `known`."""
+    """One tensor for each piece of memory that `run` keeps for a backward pass beyond what is `known`: where hooks
+    inside of it decide, what they keep."""
     seen, kept = {tensor.untyped_storage().data_ptr() for tensor in known}, []
 
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in seen:
-            seen.add(tensor.untyped_storage().data_ptr())
-            kept.append(tensor)
-        return tensor
+    def note(packed: Any) -> None:
+        for tensor in tensors(packed):
+            if tensor.untyped_storage().data_ptr() not in seen:
+                seen.add(tensor.untyped_storage().data_ptr())
+                kept.append(tensor)
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    begin = graph.saved_tensors_hooks.__init__
+
+    def watched(
+        hooks: graph.saved_tensors_hooks, pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]
+    ) -> None:
+        def noting(tensor: Tensor) -> Any:
+            note(packed := pack(tensor))
+            return packed
+
+        begin(hooks, noting, unpack)
+
+    with (
+        patch.object(graph.saved_tensors_hooks, "__init__", watched),
+        graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
+    ):
         result = run()
     assert result.requires_grad, "nothing is kept: the result has no gradient"
     return kept

@@ -47,6 +47,8 @@ class Trial:
     documents: bool = False
     """Whether rows are packed from several documents."""
     seed: int = 0
+    dtype: torch.dtype = torch.float64
+    """Of weights and activations."""
     optimizer: OptimizerOptions = field(default_factory=lambda: OptimizerOptions(learning_rate=1e-2, clip_norm=0.0))
 
     @property
@@ -65,6 +67,10 @@ class Trial:
         batch = {"tokens": tokens, "labels": labels}
         if self.documents:
             batch["documents"] = (torch.rand(shape, generator=draw) < 0.2).long().cumsum(1)
+        if self.model.get("dropout"):
+            from eyas.layers.dropout import token_seeds
+
+            batch["seeds"] = token_seeds(self.seed, step * self.global_batch, *shape)
         return batch
 
 
@@ -133,14 +139,13 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
     from eyas.parallel.engine import Engine
 
     groups.initialise(layout)
-    dtype = torch.float64
     spec = load_model(trial.model)
-    stages = stages_here(spec, layout, dtype, trial.seed, trial.sequence_length)
+    stages = stages_here(spec, layout, trial.dtype, trial.seed, trial.sequence_length)
     return Engine(
         stages,
         layout,
         hidden_size=spec.hidden_size,
-        dtype=dtype,
+        dtype=trial.dtype,
         tied=spec.embeds_twice,
         meta_tokens=spec.meta_tokens,
         losses=stages[0].losses,
@@ -152,8 +157,8 @@ def microbatches_here(trial: Trial, layout: Layout, step: int) -> list[dict[str,
     """This replica's share of a step's global batch."""
     from eyas.parallel.engine import replica_here
 
-    replica, share = replica_here(), trial.global_batch // layout.data
-    rows = {name: tensor[replica * share : (replica + 1) * share] for name, tensor in trial.batch(step).items()}
+    replica = replica_here()
+    rows = {name: tensor.chunk(layout.data)[replica] for name, tensor in trial.batch(step).items()}
     parts = zip(*(tensor.split(trial.microbatch) for tensor in rows.values()), strict=True)
     return [dict(zip(rows, part, strict=True)) for part in parts]
 

@@ -1,0 +1,80 @@
+"""The optimizer's state in a checkpoint: by weight, and the same whichever of Megatron-Core's optimizers holds it.
+
+Each of them has a form of its own: numbered weights in groups, master weights beside them or among the moments, and a
+prefix where experts make it two optimizers. So a run could not go on with another one, or with other blocks on a stage.
+A checkpoint of ours has Adam's two moments, the master weights where a weight is narrower, and one count of steps. The
+options of a group, learning rate and decay, are set anew at every step and not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from eyas.parallel.megatron import LocalNonpersistentObject, ShardedTensor, dict_list_map_outplace, nested_values
+
+Weights = Mapping[str, ShardedTensor]
+FULLY_RESHARDABLE = {"distrib_optim_sharding_type": "fully_reshardable"}
+"""The one form of the distributed optimizer's state that has whole weights."""
+PREFIX, MASTER = "optimizer.state.", "fp32_param."
+"""What precedes a weight's name in the forms of all optimizers; the distributed one's master weights are `param.`."""
+
+
+def sharded(optimizer: Any, weights: Weights, *, loading: bool) -> dict[str, Any]:
+    """The state of a ChainedOptimizer as parts of whole tensors by name, to save or to load into."""
+    tensors = {}
+    for single in optimizer.chained_optimizers:
+        theirs = single.sharded_state_dict(weights, is_loading=loading, metadata=FULLY_RESHARDABLE)
+        for tensor in nested_values(theirs):
+            if isinstance(tensor, ShardedTensor) and not is_weight_itself(tensor, weights):
+                tensors[name_of(tensor)] = replace(tensor, key=name_of(tensor))
+    return {"tensors": tensors, "step": steps_done(optimizer)}
+
+
+def load(optimizer: Any, weights: Weights, state: Mapping[str, Any]) -> None:
+    """Takes over the loaded tensors of `sharded`, after the model has taken over its weights."""
+
+    def filled(leaf: Any) -> Any:
+        if isinstance(leaf, LocalNonpersistentObject):
+            return leaf.unwrap()
+        if not isinstance(leaf, ShardedTensor):
+            return leaf
+        if is_weight_itself(leaf, weights):
+            return weights[weight_of(leaf)].data.detach()
+        return state["tensors"][name_of(leaf)]
+
+    for single in optimizer.chained_optimizers:
+        theirs = single.sharded_state_dict(weights, is_loading=True, metadata=FULLY_RESHARDABLE)
+        whole = dict_list_map_outplace(filled, theirs)
+        inner = whole.get("optimizer", whole)
+        if "state" in inner:
+            inner["state"]["common_step"] = torch.tensor(state["step"])
+        for group in inner["param_groups"]:
+            group["step"] = state["step"]
+        single.load_state_dict(whole)
+
+
+def steps_done(optimizer: Any) -> float:
+    """How often Adam has changed the weights."""
+    states = (state for single in optimizer.chained_optimizers for state in single.optimizer.state.values())
+    return float(next((state["step"] for state in states if "step" in state), 0))
+
+
+def name_of(tensor: ShardedTensor) -> str:
+    """The key in a checkpoint of ours."""
+    key: str = tensor.key
+    return key.replace(f"{PREFIX}param.", PREFIX + MASTER, 1) if key.startswith(f"{PREFIX}param.") else key
+
+
+def weight_of(tensor: ShardedTensor) -> str:
+    """Name of the weight that a tensor of the state belongs to."""
+    return name_of(tensor).removeprefix(PREFIX).partition(".")[2]
+
+
+def is_weight_itself(tensor: ShardedTensor, weights: Weights) -> bool:
+    """Whether the tensor is the master of a weight that needs none."""
+    is_master = name_of(tensor).startswith(PREFIX + MASTER)
+    return is_master and weights[weight_of(tensor)].dtype.itemsize >= torch.float32.itemsize

@@ -1,0 +1,78 @@
+"""What a rank keeps for the backward pass is what the closed forms say."""
+# S sequence, s this rank's part of it, B batch
+
+import pytest
+from models import MIXERS, falcon_h1, holding, hymba, zamba2
+
+from eyas.parallel.layout import Layout
+from eyas.parallel.pool import pool
+
+S, B = 24, 2
+MODELS = {"falcon_h1": falcon_h1(depths=2), "hymba": hymba(), "zamba2": zamba2(repeat=1)} | {
+    name: holding(mixer) for name, mixer in MIXERS.items()
+}
+
+
+def kept_and_stated(model, layout, dtype):
+    """Bytes that this rank keeps of a microbatch, and what the closed forms state."""
+    import mixers
+    import torch
+
+    from eyas.core.accounting import block_costs, loss_bytes, tail_bytes
+    from eyas.core.model import load_model
+    from eyas.layers.rank_model import stages_here
+    from eyas.parallel import groups
+
+    groups.initialise(layout)
+    spec = load_model(model)
+    (lm,) = stages_here(spec, layout, dtype, 0, S)
+    generator = torch.Generator().manual_seed(0)
+    tokens, labels = (torch.randint(0, spec.vocab_size, (B, S), generator=generator) for _ in range(2))
+    known = [*lm.parameters(), tokens, *mixers.rotary_tables(spec, S + spec.meta_tokens, dtype)]
+
+    def minimised():
+        losses = lm(tokens, labels)
+        return losses.minimised_SB if spec.depths else losses
+
+    kept = mixers.bytes_kept(minimised, known)
+    sizes = {"sequence_length": S, "microbatch": B, "at": layout.coordinates, "sequence": layout.sequence}
+    sizes["element"] = dtype.itemsize
+    stated = sum(cost.activation_bytes for cost in block_costs(spec, **sizes))
+    return kept, stated + loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)
+
+
+def embedding_bytes(layout, model):
+    """What an embedding keeps besides tokens where it is split over ranks: which of them are another rank's, for every
+    use, and the rows of the first, which for the others take the place of their tokens."""
+    uses = 1 + sum(part == "/" for part in model["pattern"])
+    return S * B * (8 + uses) if layout.tensor > 1 else 0
+
+
+@pytest.mark.parametrize("layout", [Layout(tensor=2), Layout(tensor=2, sequence=True)], ids=["whole", "split"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_rank_keeps_what_is_stated(name, layout):
+    import torch
+
+    model = MODELS[name]
+    for dtype in (torch.float32, torch.bfloat16):
+        kept, stated = pool(2).run(kept_and_stated, model, layout, dtype)[0]
+        assert kept == stated + embedding_bytes(layout, model)
+
+
+def kept_undropped(model, layout, dtype):
+    """What is kept where readers keep what they read, gathered."""
+    from contextlib import nullcontext
+    from unittest.mock import patch
+
+    with patch("eyas.layers.gathered.dropping", lambda dropped: nullcontext()):
+        return kept_and_stated(model, layout, dtype)[0]
+
+
+def test_gathering_again_saves_all_but_a_ranks_part_of_what_blocks_and_head_read():
+    import torch
+
+    model, layout = falcon_h1(repeat=3), Layout(tensor=4, sequence=True)
+    kept, _ = pool(4).run(kept_and_stated, model, layout, torch.float32)[0]
+    undropped = pool(4).run(kept_undropped, model, layout, torch.float32)[0]
+    readers = len(model["pattern"]) * model["repeat"] + 1
+    assert undropped - kept == readers * S * B * model["hidden_size"] * 4 * 3 / 4
