@@ -75,14 +75,24 @@ TRAIN = {
     "context parallel": ("layout.context=3", "length 256 cannot be split over the 6 pieces of layout.context=3; use a"),
     "order of no pieces": ("layout.context_order=contiguous", "layout.context=1; set layout.context=2 or more, or"),
     "heads over context ranks": (
-        "layout.context=4 layout.context_exchange=alltoall",
-        "layers.attn: attention.num_kv_heads=2 leaves 2 to each of layout.tensor=1 ranks, which layout.context=4 ranks",
+        "layout.context=3 layout.context_exchange=alltoall data.sequence_length=252",
+        "layers.ssm: mamba2.num_heads=8 leaves 8 to each of layout.tensor=1 ranks, which layout.context=3 ranks",
     ),
     "exchange without heads": (
-        "layout.context=2 layout.context_exchange=alltoall model.pattern=[ssm,ffn] '~model.layers.attn'",
+        "layer@model.layers.ssm=mamba1 layer@model.layers.attn=mamba1 layout.context=2 "
+        "layout.context_exchange=alltoall",
         "exchanges heads, but no layer",
     ),
     "expert parallel": ("layout.data=2 layout.expert=2", "layout.expert=2 is about experts, and the model has none"),
+    "recomputing nothing": (
+        "'layout.recompute=[ssm,moe]'", "layout.recompute: 'moe' is nothing that this model has; choose among attention"
+    ),
+    "no tokens in a chunk": ("layout.loss_chunk=0", "layout.loss_chunk=0 must be a whole number of at least 1"),
+    "offloading a whole state": ("optimizer.cpu_offload=0.5", "needs layout.distributed_optimizer=true"),
+    "offloading more than all": ("optimizer.cpu_offload=2", "optimizer.cpu_offload=2.0 must be a share from 0 to 1"),
+    "offloading from no GPU": (
+        "layout=data2 optimizer.cpu_offload=1", "moves the optimizer's state from a GPU to the host, but"
+    ),
     "warm-up": ("trainer.max_steps=50 schedule.warmup_steps=60", "warmup_steps=60 is longer than the run of 50"),
     "small embedding": ("model.vocab_size=100", "model.vocab_size=100 is smaller than data.vocab_size=4096"),
     "no files": ("data=files", "data.files is empty; give a glob"),

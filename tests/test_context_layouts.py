@@ -1,7 +1,5 @@
 """Ranks that share each sequence compute what one process computes."""
 
-from unittest.mock import patch
-
 import mixers
 import pytest
 import torch
@@ -10,22 +8,30 @@ from hypothesis import strategies as st
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
 from eyas.core.model import load_model
-from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run, train_here
-from eyas.layers.testing.case import splits
-from eyas.parallel import collectives
+from eyas.layers.testing import (
+    Trial,
+    assert_checkpoint_loads,
+    assert_layout_changes_nothing,
+)
+from eyas.layers.testing.case import Case, output, splits
+from eyas.layers.testing.costs import bytes_kept, kept_tensors
+from eyas.parallel import groups
+from eyas.parallel.engine import context_here
 from eyas.parallel.layout import Layout
-from eyas.parallel.pieces import Pieces
 from eyas.parallel.pool import pool
 
 SHARED = {
     "two ranks, zigzag": Layout(context=2),
+    "four ranks, contiguous": Layout(context=4, context_order="contiguous"),
+}
+MORE = {
     "two ranks, contiguous": Layout(context=2, context_order="contiguous"),
     "four ranks, zigzag": Layout(context=4),
-    "four ranks, contiguous": Layout(context=4, context_order="contiguous"),
 }
 ATTENTION = {
     "kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "qk_norm": True, "sinks": True,
 }  # fmt: skip
+KEYS = {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 WINDOW = {"kind": "attention", "num_heads": 4, "head_dim": 4, "window": 3}
 SINKING = WINDOW | {"window": 5, "sink_tokens": 2}
 MAMBA2 = {"kind": "mamba2", "num_heads": 4, "head_dim": 4, "state_size": 5, "num_groups": 2, "chunk_size": 4}
@@ -38,19 +44,29 @@ def test_every_mixer_is_the_same_where_ranks_share_sequences(mixer, layout):
     assert_layout_changes_nothing(holding(mixer), layout, documents=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", MORE.values(), ids=MORE.keys())
+@pytest.mark.parametrize("mixer", KINDS.values(), ids=KINDS.keys())
+def test_every_mixer_is_the_same_in_the_other_order(mixer, layout):
+    assert_layout_changes_nothing(holding(mixer), layout, documents=True)
+
+
 COMBINED = {
     "tensor and sequence": Layout(tensor=2, sequence=True, context=2),
     "tensor alone": Layout(tensor=2, context=2, context_order="contiguous"),
     "pipeline": Layout(pipeline=2, context=2),
+    "interleaved pipeline": Layout(pipeline=2, virtual_pipeline=2, context=2),
     "data": Layout(data=2, context=2, context_order="contiguous"),
     "distributed optimizer": Layout(data=2, context=2, distributed_optimizer=True),
     "distributed optimizer over context ranks alone": Layout(context=2, distributed_optimizer=True),
+    "branches on halves": Layout(tensor=2, sequence=True, context=2, branches="halves"),
 }
 
 
 @pytest.mark.parametrize("layout", COMBINED.values(), ids=COMBINED.keys())
 def test_falcon_h1_with_a_tail_is_the_same_where_all_is_combined(layout):
-    assert_layout_changes_nothing(falcon_h1(depths=2, tied=True), layout, documents=layout.tensor == 1, microbatch=2)
+    model = falcon_h1(depths=2, tied=True)
+    assert_layout_changes_nothing(model, layout, documents=layout.tensor == 1, global_batch=8, microbatch=2)
 
 
 def test_falcon_h1_is_the_same_on_eight_ranks():
@@ -84,12 +100,51 @@ def test_shared_blocks_are_the_same():
     assert_layout_changes_nothing(zamba2(), Layout(context=2))
 
 
-@pytest.mark.parametrize("mixer", [ATTENTION, SINKING, MIXERS["mla"]], ids=["attention", "sink tokens", "mla"])
+BY_HEADS = {"attention": ATTENTION, "sink tokens": SINKING, "mla": MIXERS["mla"], "mamba2": MAMBA2}
+
+
+@pytest.mark.parametrize("mixer", BY_HEADS.values(), ids=BY_HEADS.keys())
 @pytest.mark.parametrize("order", ["zigzag", "contiguous"])
-@pytest.mark.parametrize("documents", [False, True])
-def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order, documents):
+def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order):
     layout = Layout(context=2, context_order=order, context_exchange="alltoall")
-    assert_layout_changes_nothing(holding(mixer), layout, documents=documents)
+    assert_layout_changes_nothing(holding(mixer), layout, documents=order == "zigzag")
+
+
+@pytest.mark.parametrize("mixer", [ATTENTION, MAMBA2 | {"conv_bias": False}], ids=["attention", "mamba2"])
+def test_ranks_share_key_value_heads_and_groups_that_are_fewer(mixer):
+    assert_layout_changes_nothing(holding(mixer), Layout(context=4, context_exchange="alltoall"), documents=True)
+
+
+def test_heads_are_exchanged_within_tensor_parallel_ranks():
+    layout = Layout(tensor=2, sequence=True, context=2, context_exchange="alltoall")
+    assert_layout_changes_nothing(falcon_h1(), layout, documents=True)
+
+
+@pytest.mark.parametrize("order", ["zigzag", "contiguous"])
+def test_checkpoints_move_to_ranks_that_share_sequences_and_back(order):
+    trial, shared = Trial(model=falcon_h1()), Layout(context=2, context_order=order)
+    assert_checkpoint_loads(trial, Layout(tensor=2), shared)
+    assert_checkpoint_loads(trial, shared, Layout())
+
+
+@pytest.mark.parametrize("options", [KEYS, KEYS | {"qk_norm": True}], ids=["plain", "with norms"])
+def test_gathered_bytes_are_those_kept_beside_a_rank_s_own(options):
+    first, last = pool(2).run(kept_and_stated, options, Layout(context=2, context_order="contiguous"))
+    mask = 32 * 64 * 4
+    assert first[0] == first[1]
+    assert last[0] == last[1] + mask
+
+
+def kept_and_stated(options, layout):
+    """Bytes that this rank keeps of attention over two sequences of 64 tokens, and those that its Config states."""
+    groups.initialise(layout)
+    case = Case(options=options, hidden_size=16, length=32, batch=2, seed=0)
+    module, twin = case.module(dtype=torch.float32), case.module(dtype=torch.float32)
+    context, x_SBD = context_here(layout, torch.float32).of(64, None), case.x(dtype=torch.float32).requires_grad_()
+    known = [x_SBD, *module.parameters(), *twin.parameters()]
+    shared = kept_tensors(lambda: output(twin, x_SBD, context), known)  # the table of rotations
+    kept = bytes_kept(lambda: output(module, x_SBD, context), [*known, *shared])
+    return kept, case.config.activation_bytes(16, 32, 2) + case.config.gathered_bytes(2 * 32)
 
 
 @st.composite
@@ -122,51 +177,3 @@ def test_a_layout_changes_nothing(mixer, layout, documents, length, seed):
     model = holding(mixer)
     assume(splits(load_model(model).layers["mixer"], model["hidden_size"], layout.tensor))
     assert_layout_changes_nothing(model, layout, documents=documents, sequence_length=length, seed=seed)
-
-
-def no_halo(pieces, x_SBC, tokens):
-    return x_SBC.new_zeros(tokens, *x_SBC.shape[1:])
-
-
-def no_carry(pieces, state, *_):
-    return torch.zeros_like(state)
-
-
-def no_documents(pieces):
-    return None
-
-
-def half_of_the_gradient(x):
-    return GATHER(x).detach() + (GATHER(x) - GATHER(x.detach())) / 2
-
-
-def no_gradient(x):
-    return GATHER(x.detach())
-
-
-GATHER = collectives.gather_from_context_ranks
-FAULTS = {
-    "the convolution begins with nothing": (Pieces, "before", no_halo, MAMBA2),
-    "the state begins with nothing": (Pieces, "carried", no_carry, MAMBA2),
-    "the delta rule begins with nothing": (Pieces, "carried", no_carry, MIXERS["gated_delta_net"]),
-    "a state is carried into another document": (Pieces, "_unbroken_JB", property(no_documents), MAMBA2),
-    "a state is carried over the edge of a document": (Pieces, "_continued_JB", property(no_documents), MAMBA2),
-    "keys have no gradient": (collectives, "gather_from_context_ranks", no_gradient, ATTENTION),
-    "keys have half of their gradient": (collectives, "gather_from_context_ranks", half_of_the_gradient, ATTENTION),
-    "every piece begins at the front": (Pieces, "firsts", property(lambda pieces: (0, 0)), WINDOW),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_between_pieces_is_found(fault):
-    trial, layout = Trial(model=holding(FAULTS[fault][-1]), documents=True), Layout(context=2)
-    actual = pool(layout.processes).run(train_with_fault, trial, layout, fault)[0]
-    with pytest.raises(AssertionError, match="differs"):
-        assert_equal_outcomes(actual, run(trial, Layout()), trial, layout)
-
-
-def train_with_fault(trial, layout, fault):
-    """The trial with something between pieces replaced."""
-    where, name, replacement, _ = FAULTS[fault]
-    with patch.object(where, name, replacement):
-        return train_here(trial, layout)

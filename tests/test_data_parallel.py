@@ -18,6 +18,8 @@ OVERLAPPED = {
     "pipeline": Layout(pipeline=2, data=2, distributed_optimizer=True, overlap=True),
     "interleaved": Layout(pipeline=2, virtual_pipeline=2, data=2, distributed_optimizer=True, overlap=True),
     "tensor": Layout(tensor=2, sequence=True, data=2, overlap=True),
+    "context": Layout(context=2, data=2, distributed_optimizer=True, overlap=True),
+    "recomputed": Layout(data=2, overlap=True, recompute="full"),
 }
 UNEVEN = falcon_h1(tied=True, vocab=300, repeat=1)
 """Its two stages are of different sizes, and most of each is the embedding."""

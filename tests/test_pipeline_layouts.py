@@ -36,6 +36,7 @@ CASES = {
         falcon_h1(tied=True, groups=2), TWO(tensor=2, sequence=True), {"documents": True},
     ),
     "data and distributed optimizer": (falcon_h1(), TWO(data=2, distributed_optimizer=True), {}),
+    "data, overlapped": (falcon_h1(tied=True), TWO(data=2, overlap=True), {}),
     "further tokens, documents, larger microbatches": (
         falcon_h1(depths=2), TWO(), {"documents": True, "global_batch": 8, "microbatch": 2},
     ),
@@ -43,6 +44,7 @@ CASES = {
     "a mixture": (mixture(selection_bias_rate=0.05, score="sigmoid"), TWO(tensor=2, sequence=True), {}),
     "a mixture with a loss, tied": (mixture(tied=True, balance_loss=0.1), TWO(data=2), {}),
     "experts": (mixture(balance_loss=0.1), TWO(data=2, expert=2), {}),
+    "context, documents": (falcon_h1(depths=1), TWO(context=2), {"documents": True}),
     "swapped branches": (falcon_h1(repeat=4), TWO(tensor=2, sequence=True, branches="swapped"), {}),
     "shared blocks": (
         zamba2(repeat=1, pattern=["attend", "think", "ssm", "attend", "think", *["ssm"] * 4]),

@@ -23,6 +23,8 @@ LAYOUTS = {
     "pipeline": Layout(pipeline=2),
     "data": Layout(data=2),
     "distributed optimizer": Layout(data=2, distributed_optimizer=True),
+    "context": Layout(context=2),
+    "recomputed": Layout(data=2, recompute="full", overlap=True),
     "experts": Layout(tensor=2, sequence=True, data=2, expert=2, distributed_optimizer=True, overlap=True),
     "interleaved": Layout(pipeline=2, virtual_pipeline=2, data=2, distributed_optimizer=True, overlap=True),
     "three at once": Layout(tensor=2, pipeline=2, data=2, distributed_optimizer=True, overlap=True),
@@ -133,7 +135,7 @@ def test_every_layout_follows_the_curve_of_one_process(curve, layout):
     assert parting(losses(trial(steps=STEPS), layout), curve) < FOLLOWS
 
 
-@pytest.mark.parametrize("name", ["tensor and sequence", "pipeline", "data"])
+@pytest.mark.parametrize("name", ["tensor and sequence", "pipeline", "context", "data"])
 def test_gradients_are_as_exact_as_those_of_one_process(name):
     """Those that nearly cancel out are anything in bfloat16, under any layout."""
     exact, alone, several = (

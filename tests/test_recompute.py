@@ -113,6 +113,7 @@ LAYOUTS = {
         falcon_h1(),
         Layout(context=2, tensor=2, sequence=True, recompute=("norm", "ssm", "attention")),
     ),
+    "with dropout": (falcon_h1() | {"dropout": 0.2}, Layout(tensor=2, sequence=True, recompute="full")),
     "interleaved stages": (
         falcon_h1(repeat=2),
         Layout(pipeline=2, virtual_pipeline=2, recompute="full"),

@@ -9,11 +9,13 @@ from eyas.core import registry
 from eyas.core.accounting import (
     block_costs,
     block_parameters,
+    flops_in_place,
     forward_flops,
     loss_bytes,
     norm_bytes,
     parameters,
     state_bytes,
+    tail_flops,
     training_flops,
     vocabulary_rows,
 )
@@ -29,7 +31,7 @@ def boxes(monkeypatch):
     monkeypatch.setattr(registry, "mixers", lambda: standins.TABLE)
 
 
-def spec(tied=False, repeat=2):
+def spec(tied=False, repeat=2, tail=()):
     """Blocks of a box of width 2, then of boxes of width 2 and 4."""
     layers = {"small": {"kind": "box", "width": 2}, "large": {"kind": "box", "width": 4}}
     return load_model(
@@ -37,7 +39,7 @@ def spec(tied=False, repeat=2):
             "hidden_size": D,
             "vocab_size": V,
             "layers": layers,
-            "pattern": ["small", "small+large"],
+            "pattern": ["small", "small+large", *tail],
             "repeat": repeat,
             "tie_embeddings": tied,
         }
@@ -68,6 +70,15 @@ def test_flops_are_the_mixers_and_the_head(convention, each):
     forward = 2 * (2 + 6) * S * each + 2 * D * V
     assert forward_flops(spec(), S, convention) == forward
     assert training_flops(spec(), S, convention) == 3 * forward
+
+
+@pytest.mark.parametrize("tail", [[], ["/", "large"]])
+def test_flops_in_place_are_the_whole_models_with_head_and_tail_behind_the_last_block(tail):
+    model = spec(tail=tail)
+    *others, last = flops_in_place(model, S)
+    assert 3 * (sum(others) + last) == training_flops(model, S)
+    assert others == [2 * 2 * S, 2 * 6 * S, 2 * 2 * S]
+    assert last == 2 * 6 * S + 2 * D * V + tail_flops(model, S)
 
 
 @pytest.mark.parametrize("element", [2, 4, 8])

@@ -1,5 +1,6 @@
 """The conformance kit finds what is wrong with a mixer: each law fails on a feed-forward layer with one fault."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import mixers
@@ -94,6 +95,12 @@ def test_documents_that_a_mixer_does_not_carry_are_refused(monkeypatch):
     laws.documents_are_kept_apart(CASE)
     with pytest.raises(pytest.skip.Exception, match="mlp refuses documents"):
         laws.no_document_leaks(CASE)
+
+
+def test_sequences_that_a_mixer_does_not_share_are_refused(monkeypatch):
+    monkeypatch.setattr(Config, "carries_context", False)
+    with pytest.raises(ConfigError, match="mlp cannot share sequences with other ranks; .* or layout.context=1"):
+        CASE.module()(CASE.x(), replace(mixers.alone(), pieces=object()))
 
 
 def test_a_mixer_that_takes_documents_it_does_not_carry_is_found(monkeypatch):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from eyas.core.errors import LayoutError
 from eyas.parallel import groups
-from eyas.parallel.cut import Cut
-from eyas.parallel.engine import cut_here
+from eyas.parallel.engine import own_pieces_here
 from eyas.parallel.layout import ContextOrder, Layout
+from eyas.parallel.own_pieces import OwnPieces
 from eyas.parallel.pieces import Pieces
 from eyas.parallel.pool import pool
 
@@ -22,23 +22,23 @@ ORDERS: list[ContextOrder] = ["zigzag", "contiguous"]
 
 @given(st.sampled_from(ORDERS), st.integers(2, 5), st.integers(1, 3), st.integers(1, 3))
 def test_every_token_is_in_one_piece_of_one_rank(order: ContextOrder, ranks: int, batch: int, length: int) -> None:
-    cuts = [Cut(rank, ranks, order) for rank in range(ranks)]
-    whole = torch.arange(batch * length * ranks * cuts[0].each).view(batch, -1)
-    owned = [cut.own(whole) for cut in cuts]
+    ranks_pieces = [OwnPieces(rank, ranks, order) for rank in range(ranks)]
+    whole = torch.arange(batch * length * ranks * ranks_pieces[0].each).view(batch, -1)
+    owned = [mine.own(whole) for mine in ranks_pieces]
     assert sorted(torch.cat(owned).flatten().tolist()) == whole.flatten().tolist()
-    for piece, (rank, own) in enumerate(cuts[0].places):
+    for piece, (rank, own) in enumerate(ranks_pieces[0].places):
         expected = whole[:, piece * length : (piece + 1) * length]
-        assert torch.equal(owned[rank].chunk(cuts[0].each)[own], expected)
+        assert torch.equal(owned[rank].chunk(ranks_pieces[0].each)[own], expected)
 
 
 def test_zigzag_gives_every_rank_the_same_causal_work() -> None:
-    work = [sum(number + 0.5 for number in Cut(rank, 4, "zigzag").numbers) for rank in range(4)]
+    work = [sum(number + 0.5 for number in OwnPieces(rank, 4, "zigzag").numbers) for rank in range(4)]
     assert work == [8.0] * 4
 
 
 def test_lengths_that_pieces_do_not_divide_are_refused() -> None:
     with pytest.raises(LayoutError, match="10 tokens cannot be cut into the 4 pieces of layout.context=2"):
-        Cut(0, 2, "zigzag").own(torch.zeros(1, 10))
+        OwnPieces(0, 2, "zigzag").own(torch.zeros(1, 10))
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -54,32 +54,32 @@ def documents(packed: bool) -> Tensor | None:
     return starts.cumsum(0)
 
 
-def own(whole_SBC: Tensor, cut: Cut) -> Tensor:
-    return cut.own(whole_SBC.transpose(0, 1)).transpose(0, 1)
+def own(whole_SBC: Tensor, mine: OwnPieces) -> Tensor:
+    return mine.own(whole_SBC.transpose(0, 1)).transpose(0, 1)
 
 
 def compare(pieces: Pieces, here: Callable[[Tensor], Tensor], expected: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """`here` of a rank's pieces of x against its part of `expected` of the whole, and the gradients of a random sum."""
     whole = x.clone().requires_grad_()
-    mine = own(x, pieces.cut).clone().requires_grad_()
+    mine = own(x, pieces.mine).clone().requires_grad_()
     wanted, found = expected(whole), here(mine)
-    parts = [own(wanted, Cut(rank, pieces.cut.ranks, pieces.cut.order)) for rank in range(pieces.cut.ranks)]
-    torch.testing.assert_close(found, parts[pieces.cut.rank])
+    parts = [own(wanted, OwnPieces(rank, pieces.mine.ranks, pieces.mine.order)) for rank in range(pieces.mine.ranks)]
+    torch.testing.assert_close(found, parts[pieces.mine.rank])
     factors = [noise(99 + rank, *part.shape) for rank, part in enumerate(parts)]
     total = torch.stack([(part * factor).sum() for part, factor in zip(parts, factors, strict=True)]).sum()
-    (gradient,) = torch.autograd.grad((found * factors[pieces.cut.rank]).sum(), mine)
-    torch.testing.assert_close(gradient, own(torch.autograd.grad(total, whole)[0], pieces.cut))
+    (gradient,) = torch.autograd.grad((found * factors[pieces.mine.rank]).sum(), mine)
+    torch.testing.assert_close(gradient, own(torch.autograd.grad(total, whole)[0], pieces.mine))
 
 
 def check(layout: Layout, packed: bool) -> None:
     groups.initialise(layout)
-    cut, rows = cut_here(layout), documents(packed)
-    assert cut is not None
-    pieces = Pieces(cut, S, layout.context_exchange, rows)
+    mine, rows = own_pieces_here(layout), documents(packed)
+    assert mine is not None
+    pieces = Pieces(mine, S, layout.context_exchange, rows)
     x = noise(1, S, B, H, P)
-    torch.testing.assert_close(pieces.whole(own(x, cut)), x)
-    share = pieces.heads(own(x, cut))
-    torch.testing.assert_close(share, x.chunk(layout.context, dim=2)[cut.rank])
+    torch.testing.assert_close(pieces.whole(own(x, mine)), x)
+    share = pieces.heads(own(x, mine))
+    torch.testing.assert_close(share, x.chunk(layout.context, dim=2)[mine.rank])
     compare(pieces, lambda mine: pieces.tokens(pieces.heads(mine)), lambda whole: whole, x)
     compare(
         pieces,
@@ -140,8 +140,8 @@ def check_carried(pieces: Pieces, x: Tensor) -> None:
 
     def here(mine: Tensor) -> Tensor:
         numbers = pieces.whole_documents_SB
-        numbers = None if numbers is None else own(numbers, pieces.cut)
-        kept, zero = own(keep, pieces.cut), torch.zeros_like(mine[0])
+        numbers = None if numbers is None else own(numbers, pieces.mine)
+        kept, zero = own(keep, pieces.mine), torch.zeros_like(mine[0])
         state = pieces.carried(scan(mine, kept, numbers, zero)[-1], kept.prod(0))
         return scan(mine, kept, numbers, state)
 

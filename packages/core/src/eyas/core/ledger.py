@@ -2,7 +2,7 @@
 
 Their convention: 16-bit activations, dropout masks of one byte, GELU with four times hidden_size neurons, multi-head
 attention that keeps its scores. Ours (`activation_bytes`, `eyas.core.accounting`) states what this code keeps; the two
-differ because it has no dropout, keeps no scores, and its norms keep float32.
+differ because it keeps no scores, no masks of dropout, and what norms read in float32.
 """
 
 from __future__ import annotations

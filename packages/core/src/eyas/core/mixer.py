@@ -106,7 +106,8 @@ class Pieces(Protocol):
         ...
 
     def heads(self, x_SBHP: Tensor) -> Tensor:
-        """Whole sequences of this rank's share of the heads, from the rank's pieces of all heads. Differentiable."""
+        """Whole sequences of this rank's share of the heads, from the rank's pieces of all heads; of fewer heads than
+        ranks several ranks have the same one. Differentiable."""
         ...
 
     def tokens(self, x_SBHP: Tensor) -> Tensor:

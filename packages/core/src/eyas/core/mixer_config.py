@@ -93,6 +93,11 @@ class MixerConfig:
         own input, with elements of `element` bytes; one document a sequence, on a CPU."""
         raise UnsupportedError(f"{self.kind} does not state its activation_bytes; define them in the mixer's Config")
 
+    def gathered_bytes(self, tokens: int, element: int = 4, at: Coordinates = WHOLE) -> float:
+        """Bytes that a rank keeps of so many tokens of other context-parallel ranks, whose keys and values it gathers;
+        zero for mixers that ask for none, or for a few, or for states."""
+        return 0.0
+
     def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
         """Bytes of decoding state for one sequence after `sequence_length` tokens."""
         raise UnsupportedError(f"{self.kind} does not state its state_bytes; define them in the mixer's Config")

@@ -19,7 +19,9 @@ from eyas.core.accounting import (
     training_flops,
     vocabulary_rows,
 )
+from eyas.core.block_config import BlockSpec
 from eyas.core.model import ModelSpec
+from eyas.core.recompute import FULL, recomputes
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
 from eyas.parallel.layout import Layout
@@ -95,14 +97,14 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
 
 def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     """The stages of each pipeline process, one below the other, and what its ranks hold, which are alike but for the
-    replicas' data."""
+    data of replicas and context ranks."""
     layout, element, length = run.layout, ELEMENT[run.trainer.precision], run.data.sequence_length
     cut = stages_of(spec, layout, length)
     table = Table(title=f"Ranks ({layout.processes // layout.pipeline} of each kind)", title_justify="left")
     for heading in ("stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"):
         table.add_column(heading, justify="right")
     sizes: dict[str, Any] = {
-        "sequence_length": length,
+        "sequence_length": (length + spec.meta_tokens) // layout.context - spec.meta_tokens,
         "microbatch": run.trainer.microbatch,
         "at": layout.coordinates,
         "sequence": layout.sequence,
@@ -112,8 +114,9 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     costs, flops = block_costs(spec, **sizes, recompute=recompute), flops_in_place(spec, length)
     loss = loss_bytes(spec, **sizes, loss_chunk=chunk)
     tail = tail_bytes(spec, **sizes, recompute=recompute, loss_chunk=chunk)
-    kept = [sum(costs[index].activation_bytes for index in blocks) for blocks in cut]
-    kept[-1] += loss + tail
+    gathered = [gathered_bytes(run, spec, block) for block in spec.blocks]
+    kept = [sum(costs[index].activation_bytes + gathered[index] for index in blocks) for blocks in cut]
+    kept[-1] += loss + tail + sum(gathered_bytes(run, spec, block) for depth in spec.depths for block in depth)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
     for process in range(layout.pipeline):
         stages = layout.stages_of(process)
@@ -145,13 +148,25 @@ def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     return matrix * (int(embedding) + int(head)) + meta + behind
 
 
+def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec) -> float:
+    """What a rank keeps of other context ranks' tokens for a block; exchanged heads take the place of its own, and what
+    is recomputed keeps nothing."""
+    layout, element = run.layout, ELEMENT[run.trainer.precision]
+    if layout.context_exchange != "gather":
+        return 0.0
+    others = (run.data.sequence_length + spec.meta_tokens) * run.trainer.microbatch * (layout.context - 1)
+    layers = [spec.layers[name] for name in block.layers]
+    layers = [layer for layer in layers if layout.recompute != FULL and not recomputes(layout.recompute, layer.role)]
+    return sum(layer.gathered_bytes(others // layout.context, element, layout.coordinates) for layer in layers)
+
+
 def bytes_per_weight(run: RunConfig) -> float:
     """Weight, gradient and Adam's two moments, and float32 master weights where the weight is smaller; the optimizer's
-    part divided among the replicas with the distributed optimizer."""
+    part divided among the replicas with the distributed optimizer, and without what lies in the host's memory."""
     layout, element = run.layout, ELEMENT[run.trainer.precision]
     wide = max(element, 4)
     gradient = max(element, ELEMENT[run.trainer.gradients])
-    optimizer = 2 * wide + (4 if element < 4 else 0)
+    optimizer = (2 * wide + (4 if element < 4 else 0)) * (1 - run.optimizer.cpu_offload)
     return (
         element + gradient + (optimizer / (layout.data * layout.context) if layout.distributed_optimizer else optimizer)
     )

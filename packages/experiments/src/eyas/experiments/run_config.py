@@ -182,6 +182,11 @@ def check(run: RunConfig) -> None:
             "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose checkpoints "
             "hold the optimizer's state in float32; set one of them to its default"
         )
+    if run.optimizer.cpu_offload and not layout.distributed_optimizer:
+        raise ConfigError(
+            f"optimizer.cpu_offload={run.optimizer.cpu_offload} needs layout.distributed_optimizer=true; set it, or "
+            "optimizer.cpu_offload=0"
+        )
     run.schedule.check(trainer.max_steps)
 
 

@@ -89,8 +89,12 @@ def train_one(job: Job, *, dry_run: bool) -> None:
 
 
 def check_machine(run: RunConfig) -> None:
-    """Raises LayoutError where the job at hand cannot carry the layout."""
+    """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU."""
     job = joined()
+    if run.optimizer.cpu_offload:
+        import torch
+
+        run.optimizer.check_device(torch.cuda.is_available())
     if job is not None:
         run.layout.check_world(job.world_size)
     else:

@@ -88,10 +88,11 @@ def by_heads(
     return pieces.tokens(read(q, k, v, visible(len(q), window, sinks, pieces.whole_documents_SB, q.device)))
 
 
-def check_heads(name: str, heads: int, tensor: int, context: int) -> None:
-    """Raises LayoutError where `context` ranks cannot share those of the `heads` that one of `tensor` ranks has."""
+def check_heads(name: str, heads: int, tensor: int, context: int, *, shared: bool = False) -> None:
+    """Raises LayoutError where `context` ranks cannot share those of the `heads` that one of `tensor` ranks has. With
+    `shared` several ranks may have the same one."""
     here = max(1, heads // tensor)
-    if here % context:
+    if here % context and not (shared and context % here == 0):
         raise LayoutError(
             f"{name}={heads} leaves {here} to each of layout.tensor={tensor} ranks, which layout.context={context} "
             "ranks cannot share; choose a divisor of it, or layout.context_exchange=gather"
@@ -117,7 +118,7 @@ def by_pieces(
         documents = None if documents_SB is None else documents_SB[seen]
         mask = visible(seen.stop - begin, window, sinks, documents, q_piece.device, queries=len(q_piece))
         found.append(read(q_piece, k_SBKP[seen], v_SBKP[seen], mask))
-    return torch.cat(found, dim=1)
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def first_of_document(documents_BS: Tensor) -> Tensor:

@@ -200,9 +200,12 @@ class Attention(Mixer):
             masked = self.window is not None and self.window < sequence_length
             return microbatch * kept + masked * seen**2 * element
 
+        def gathered_bytes(self, tokens: int, element: int = 4, at: Coordinates = WHOLE) -> float:
+            return 2 * tokens * max(1.0, self.kv_heads / at.tensor) * self.head_dim * element
+
         def check_heads(self, tensor: int, context: int) -> None:
-            for name in ("num_heads", "num_kv_heads"):
-                check_heads(f"{self.kind}.{name}", getattr(self, name) or self.num_heads, tensor, context)
+            check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
+            check_heads(f"{self.kind}.num_kv_heads", self.kv_heads, tensor, context, shared=True)
 
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(

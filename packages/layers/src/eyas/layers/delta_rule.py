@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from eyas.core.errors import ConfigError
 from eyas.layers.chunk_scan import scan_chunks
@@ -57,7 +60,24 @@ def delta_rule_summary(
 ) -> tuple[Tensor, Tensor]:
     """The state (B, H, P, N) behind the last token where the rule begins with zero, and the matrix (B, H, N, N) that a
     state which it begins with is multiplied by. The rule is linear in the state, and its rows are independent: N more
-    of them, which begin as the identity and to which nothing is written, find the matrix."""
+    of them, which begin as the identity and to which nothing is written, find the matrix. Only the operands are kept
+    for the backward pass, which costs the rule once more."""
+    summed_up = partial(summary, documents_SB=documents_SB, chunk_size=chunk_size)
+    operands = (k_SBGN, v_SBHP, log_decay_SBH, beta_SBH)
+    found: tuple[Tensor, Tensor] = checkpoint(summed_up, *operands, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def summary(
+    k_SBGN: Tensor,
+    v_SBHP: Tensor,
+    log_decay_SBH: Tensor,
+    beta_SBH: Tensor,
+    *,
+    documents_SB: Tensor | None,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor]:
+    """`delta_rule_summary` by the rule itself."""
     (_, B, H, P), N = v_SBHP.shape, k_SBGN.shape[-1]
     eye_NN = torch.eye(N, dtype=torch.promote_types(v_SBHP.dtype, torch.float32), device=v_SBHP.device)
     _, last_BHQN = gated_delta_rule(

@@ -35,7 +35,7 @@ class Vocabulary(nn.Module):
         """Embeddings of tokens (B, S), behind `front` (N, D) in every sequence, times `multiplier`. Returns (s, B, D)
         of the N + S positions, or of this rank's pieces of them."""
         tokens_SB, front_N = tokens_BS.t(), 0 if front_ND is None else front_ND.shape[0]
-        if context.cut is not None:
+        if context.own_pieces is not None:
             tokens_SB = context.own(F.pad(tokens_BS, (front_N, 0))).t()
         if self.place.tensor == 1:
             return _behind(front_ND, F.embedding(tokens_SB, self.weight), context) * multiplier

@@ -18,10 +18,12 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
+from eyas.layers.attend import check_heads
 from eyas.layers.conv import causal_conv, conv_step, histories, latest
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
+from eyas.layers.mamba2_by_heads import mix_by_heads
 from eyas.layers.ssd import Kernel, ssd, ssd_step
 from eyas.layers.ssd_chunked import best_chunk
 from eyas.layers.ssd_summary import ssd_summary
@@ -166,6 +168,10 @@ class Mamba2(Mixer):
             history = (self.conv_kernel - 1) * self.conv_channels
             return history * element + self.inner_size * self.state_size * max(element, 4)
 
+        def check_heads(self, tensor: int, context: int) -> None:
+            check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
+            check_heads(f"{self.kind}.num_groups", self.num_groups, tensor, context, shared=True)
+
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(
                 self,
@@ -178,7 +184,10 @@ class Mamba2(Mixer):
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         z, x, B, C, dt = self.project(x_SBD)
-        return self.mix(z, {"x": x, "B": B, "C": C}, dt, {}, None, context)[0]
+        inputs = {"x": x, "B": B, "C": C}
+        if context.pieces is not None and context.pieces.by_heads:
+            return self.output(mix_by_heads(self, inputs, dt, context.pieces), z, context)
+        return self.mix(z, inputs, dt, {}, None, context)[0]
 
     def mix(
         self,

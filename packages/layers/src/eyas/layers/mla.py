@@ -132,6 +132,12 @@ class LatentAttention(Mixer):
                 per_token += 0 if rank is None else rank * (wide + 2 * element) + wide
             return microbatch * sequence_length * per_token
 
+        def gathered_bytes(self, tokens: int, element: int = 4, at: Coordinates = WHOLE) -> float:
+            """Latents, rotated keys, and the keys and values that every rank reads from them for itself."""
+            widest = max(self.qk_head_dim, self.v_head_dim)
+            latent = self.kv_lora_rank + self.qk_rope_head_dim
+            return tokens * (2 * self.num_heads / at.tensor * widest + latent) * element
+
         def check_heads(self, tensor: int, context: int) -> None:
             check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
 

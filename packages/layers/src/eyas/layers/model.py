@@ -112,7 +112,7 @@ class HybridLM(nn.Module):
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)
         if labels_BS is None:
-            return self.logits(normed_sBD, context, skip=0 if context.cut else self.spec.meta_tokens)
+            return self.logits(normed_sBD, context, skip=0 if context.own_pieces else self.spec.meta_tokens)
         loss_SB = self.loss(normed_sBD, labels_BS, context)
         if not self.spec.depths:
             return loss_SB
@@ -172,7 +172,7 @@ class HybridLM(nn.Module):
         """Each token's cross-entropy behind the head, (S, B). Pieces begin anywhere, so that where ranks share
         sequences the meta tokens have losses too, of zero."""
         front = self.spec.meta_tokens
-        if context.cut is not None:
+        if context.own_pieces is not None:
             front, labels_BS = 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED))
         return self.output.losses(normed_sBD, labels_BS.t(), self.spec.lm_head_multiplier, context, front)
 

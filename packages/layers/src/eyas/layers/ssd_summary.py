@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from eyas.layers.ssd import document_starts
 from eyas.layers.ssd_decay import cut_exp
@@ -14,7 +15,17 @@ def ssd_summary(
     x_SBHP: Tensor, dt_SBH: Tensor, A_H: Tensor, B_SBGN: Tensor, documents_SB: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The state (B, H, P, N) behind the last token where `ssd` begins with zero, and the factor (B, H, 1, 1) by which
-    it multiplies a state that it begins with, in one document. Both in at least float32, from one matrix product."""
+    it multiplies a state that it begins with, in one document. Both in at least float32, from one matrix product, which
+    the backward pass makes anew: only the operands are kept, as the scan keeps them."""
+    operands = (x_SBHP, dt_SBH, A_H, B_SBGN, documents_SB)
+    found: tuple[Tensor, Tensor] = checkpoint(summary, *operands, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def summary(
+    x_SBHP: Tensor, dt_SBH: Tensor, A_H: Tensor, B_SBGN: Tensor, documents_SB: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`ssd_summary` in plain operations."""
     wide = torch.promote_types(x_SBHP.dtype, torch.float32)
     log_SBH = dt_SBH.double() * A_H.double()
     total_BH = log_SBH.sum(0)

@@ -15,8 +15,8 @@ from eyas.core.mixer import Dispatched, Pieces, Placement, Routed
 from eyas.core.recompute import Recompute
 from eyas.core.routing import RoutingRule
 from eyas.core.weights import Coordinates, Weight
-from eyas.parallel.cut import Cut
 from eyas.parallel.layout import ContextExchange, Dispatcher
+from eyas.parallel.own_pieces import OwnPieces
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Context:
     sequence: bool = False
     """Between blocks each tensor-parallel rank keeps its own part of the sequence."""
     dispatcher: Dispatcher = "alltoall"
-    cut: Cut | None = None
+    own_pieces: OwnPieces | None = None
     """Which pieces of its sequences this rank has; None for whole sequences."""
     exchange: ContextExchange = "gather"
     documents_SB: Tensor | None = None
@@ -46,17 +46,17 @@ class Context:
     def of(self, length: int, documents_BS: Tensor | None) -> Context:
         """This context for a microbatch of sequences of `length` tokens, whose documents are (B, S)."""
         whole_SB = None if documents_BS is None else documents_BS.t()
-        if self.cut is None:
+        if self.own_pieces is None:
             return replace(self, documents_SB=whole_SB, lent={})
         from eyas.parallel import pieces
 
-        own_SB = None if documents_BS is None else self.cut.own(documents_BS).t()
-        own_pieces = pieces.Pieces(self.cut, length, self.exchange, whole_SB)
+        own_SB = None if documents_BS is None else self.own_pieces.own(documents_BS).t()
+        own_pieces = pieces.Pieces(self.own_pieces, length, self.exchange, whole_SB)
         return replace(self, documents_SB=own_SB, pieces=own_pieces, lent={})
 
     def own(self, rows_BS: Tensor) -> Tensor:
         """Whole rows (B, S) as this rank works on them: unchanged, or its pieces side by side."""
-        return rows_BS if self.cut is None else self.cut.own(rows_BS)
+        return rows_BS if self.own_pieces is None else self.own_pieces.own(rows_BS)
 
     def at(self, place: Coordinates) -> Context:
         """The context of a branch that lies on a part of the tensor-parallel ranks; its own on all of them."""
@@ -112,7 +112,7 @@ class Context:
             )
         from eyas.parallel import experts
 
-        each, ranks = (1, 1) if self.cut is None else (self.cut.each, self.cut.ranks)
+        each, ranks = (1, 1) if self.own_pieces is None else (self.own_pieces.each, self.own_pieces.ranks)
         return experts.route(logits_sBE, rule, selection_bias_E, shards=self.shards * ranks, pieces=each)
 
     def dispatch(self, x_sBD: Tensor, routed: Routed, rule: RoutingRule) -> Dispatched:

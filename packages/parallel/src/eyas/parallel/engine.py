@@ -15,7 +15,6 @@ from eyas.core.mixer import Placement
 from eyas.parallel import checkpoint, gradients, host, optimizer_state
 from eyas.parallel.after_batch import AfterBatch, Figures
 from eyas.parallel.context import Context
-from eyas.parallel.cut import Cut
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
 from eyas.parallel.megatron import (
@@ -30,6 +29,7 @@ from eyas.parallel.megatron import (
     parallel_state,
 )
 from eyas.parallel.options import OptimizerOptions
+from eyas.parallel.own_pieces import OwnPieces
 from eyas.parallel.stage import StageModule, joined
 
 Batch = Mapping[str, Tensor]
@@ -55,14 +55,16 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     memory: dict[str, Any] = {"recompute": layout.recompute, "loss_chunk": layout.loss_chunk}
-    return Context(place, layout.sequence, layout.dispatcher, cut_here(layout), layout.context_exchange, **memory)
+    return Context(
+        place, layout.sequence, layout.dispatcher, own_pieces_here(layout), layout.context_exchange, **memory
+    )
 
 
-def cut_here(layout: Layout) -> Cut | None:
+def own_pieces_here(layout: Layout) -> OwnPieces | None:
     """Which pieces of its sequences this rank has; None where it has them whole."""
     if layout.context == 1:
         return None
-    return Cut(parallel_state.get_context_parallel_rank(), layout.context, layout.context_order)
+    return OwnPieces(parallel_state.get_context_parallel_rank(), layout.context, layout.context_order)
 
 
 def stages_here(layout: Layout) -> range:
@@ -163,7 +165,7 @@ class Engine:
         rows = self.layout.context_pieces // self.layout.context
         schedule = get_forward_backward_func(self.layout.pipeline, self.config.virtual_pipeline_model_parallel_size)
         return schedule(
-            forward_step_func=partial(forward_step, cut=cut_here(self.layout)),
+            forward_step_func=partial(forward_step, own_pieces=own_pieces_here(self.layout)),
             data_iterator=iterators,
             model=self.chunks,
             num_microbatches=len(microbatches),
@@ -185,11 +187,11 @@ class Engine:
         return total.tolist()
 
 
-def forward_step(microbatches: Iterator[Batch], stage: nn.Module, cut: Cut | None) -> tuple[Tensor, Any]:
+def forward_step(microbatches: Iterator[Batch], stage: nn.Module, own_pieces: OwnPieces | None) -> tuple[Tensor, Any]:
     """The next microbatch through a stage; what Megatron-Core's schedules call. Ranks that share sequences read the
     same labels, which the first of them counts."""
     batch = next(microbatches)
-    labels_BS = batch["labels"] if cut is None or cut.rank == 0 else batch["labels"].new_empty(0)
+    labels_BS = batch["labels"] if own_pieces is None or own_pieces.rank == 0 else batch["labels"].new_empty(0)
     return stage(batch), partial(sum_loss, labels_BS)
 
 
@@ -252,6 +254,7 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
 
     torch's AdamW makes its step in one pass over memory where its groups ask for it; Megatron-Core does not ask.
     """
+    options.check_device(torch.cuda.is_available())
     config = OptimizerConfig(
         optimizer="adam",
         lr=options.learning_rate,
@@ -263,6 +266,9 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
         params_dtype=dtype,
         bf16=dtype is torch.bfloat16,
         use_distributed_optimizer=layout.distributed_optimizer,
+        optimizer_cpu_offload=options.cpu_offload > 0,
+        optimizer_offload_fraction=options.cpu_offload,
+        use_precision_aware_optimizer=options.cpu_offload > 0,  # whose code path the offloading optimizer takes
     )
     opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.weight.decay)
     overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}

@@ -46,8 +46,8 @@ class Layout:
     """Which part of a sequence each of `context` processes has: `zigzag` an early piece and a late one, so that causal
     attention is the same work for all; `contiguous` one piece."""
     context_exchange: ContextExchange = "gather"
-    """How attention sees the whole sequence under `context`: `gather` all keys and values, or `alltoall` for a part of
-    the heads."""
+    """What mixers with heads do under `context`: `gather` keys and values, or states, of all tokens; or by `alltoall`
+    take all tokens of a part of the heads (attention and Mamba-2)."""
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None

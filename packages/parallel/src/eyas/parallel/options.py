@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from eyas.core.errors import ConfigError
 
@@ -20,12 +21,33 @@ class OptimizerOptions:
     epsilon: float = 1e-8
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 for no clipping."""
+    cpu_offload: float = 0.0
+    """Share of the weights whose optimizer state lies in the host's memory and is updated there; for GPUs, with
+    layout.distributed_optimizer and transformer-engine. Megatron-Core's; it has not been run on a GPU yet."""
 
     def __post_init__(self) -> None:
         for name in ("weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.cpu_offload <= 1:
+            raise ConfigError(f"cpu_offload={self.cpu_offload} must be a share from 0 to 1")
         if self.learning_rate <= 0 or self.epsilon <= 0:
             raise ConfigError(f"learning_rate={self.learning_rate} and epsilon={self.epsilon} must be above 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ConfigError(f"beta1={self.beta1} and beta2={self.beta2} must be at least 0 and below 1")
+
+    def check_device(self, gpu: bool) -> None:
+        """Raises ConfigError where the state of an optimizer is to leave a GPU and there is none, or Megatron-Core's
+        offloading optimizer lacks transformer-engine, whose conventions it shares."""
+        if not self.cpu_offload:
+            return
+        if not gpu:
+            raise ConfigError(
+                f"optimizer.cpu_offload={self.cpu_offload} moves the optimizer's state from a GPU to the host, but "
+                "this machine has no GPU and the state lies there already; set it to 0"
+            )
+        if find_spec("transformer_engine") is None:
+            raise ConfigError(
+                f"optimizer.cpu_offload={self.cpu_offload} needs transformer-engine; pip install "
+                "'transformer-engine[pytorch]', or set it to 0"
+            )

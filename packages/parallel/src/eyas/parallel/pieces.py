@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from eyas.parallel import collectives
-from eyas.parallel.cut import Cut
 from eyas.parallel.layout import ContextExchange
+from eyas.parallel.own_pieces import OwnPieces
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pieces:
     leave out a collective that the others wait in.
     """
 
-    cut: Cut
+    mine: OwnPieces
     whole_length: int
     """Tokens of a whole sequence, meta tokens included."""
     exchange: ContextExchange
@@ -37,11 +37,11 @@ class Pieces:
     @cached_property
     def length(self) -> int:
         """Tokens of a piece."""
-        return self.cut.length(self.whole_length)
+        return self.mine.length(self.whole_length)
 
     @property
     def firsts(self) -> tuple[int, ...]:
-        return tuple(number * self.length for number in self.cut.numbers)
+        return tuple(number * self.length for number in self.mine.numbers)
 
     def before(self, x_SBC: Tensor, tokens: int) -> Tensor:
         """The ends of all pieces are gathered: the last `tokens` of each, or all of them where pieces are shorter."""
@@ -66,7 +66,7 @@ class Pieces:
     def carried(
         self, state: Tensor, transition: Tensor, apply: Callable[[Tensor, Tensor], Tensor] = torch.mul
     ) -> Tensor:
-        rows = len(state) // self.cut.each
+        rows = len(state) // self.mine.each
         summary = torch.cat([transition.flatten(1), state.flatten(1)], dim=1)[None]
         width = transition[0].numel()
         before, carry = [], None
@@ -78,36 +78,42 @@ class Pieces:
             carry = self._where(self._continued_JB, number + 1, carry)
         assert carry is not None
         before[0] = carry.masked_fill(torch.ones_like(carry, dtype=torch.bool), 0.0)
-        return torch.cat([before[number] for number in self.cut.numbers])
+        return torch.cat([before[number] for number in self.mine.numbers])
 
     def whole(self, x_SBC: Tensor) -> Tensor:
         return torch.cat(self._of_all(x_SBC))
 
     def heads(self, x_SBHP: Tensor) -> Tensor:
         """Forward and backward: all-to-all."""
-        parts = self._apart(x_SBHP).unflatten(3, (self.cut.ranks, -1)).movedim(3, 0)
+        copies = self._copies(x_SBHP.shape[2])
+        repeated = x_SBHP if copies == 1 else x_SBHP.repeat_interleave(copies, dim=2)
+        parts = self._apart(repeated).unflatten(3, (self.mine.ranks, -1)).movedim(3, 0)
         received = collectives.exchange_between_context_ranks(parts.contiguous())
-        return torch.cat([received[rank, :, own] for rank, own in self.cut.places])
+        return torch.cat([received[rank, :, own] for rank, own in self.mine.places])
 
     def tokens(self, x_SBHP: Tensor) -> Tensor:
         """Forward and backward: all-to-all."""
         pieces = x_SBHP.split(self.length)
-        parts = [torch.stack([pieces[n] for n in self.cut.numbers_of(rank)], dim=1) for rank in range(self.cut.ranks)]
+        parts = [torch.stack([pieces[n] for n in self.mine.numbers_of(rank)], dim=1) for rank in range(self.mine.ranks)]
         received = collectives.exchange_between_context_ranks(torch.stack(parts))
         return received.movedim(0, 3).flatten(3, 4).flatten(1, 2)
 
     def own_heads(self, x_H: Tensor) -> Tensor:
-        return x_H.chunk(self.cut.ranks)[self.cut.rank]
+        return x_H.repeat_interleave(self._copies(len(x_H)), dim=0).chunk(self.mine.ranks)[self.mine.rank]
+
+    def _copies(self, heads: int) -> int:
+        """How many ranks each head goes to: one, unless there are fewer heads than ranks."""
+        return max(1, self.mine.ranks // heads)
 
     def _of_all(self, x_SBC: Tensor) -> list[Tensor]:
         """The piece (s, B, C) of every place in the sequence, in order, from this rank's (s, nB, C)."""
-        all_ranks = collectives.gather_from_context_ranks(x_SBC).unflatten(0, (self.cut.ranks, -1))
-        apart = all_ranks.unflatten(2, (self.cut.each, -1))
-        return [apart[rank, :, own] for rank, own in self.cut.places]
+        all_ranks = collectives.gather_from_context_ranks(x_SBC).unflatten(0, (self.mine.ranks, -1))
+        apart = all_ranks.unflatten(2, (self.mine.each, -1))
+        return [apart[rank, :, own] for rank, own in self.mine.places]
 
     def _apart(self, x_SBC: Tensor) -> Tensor:
         """(s, nB, ...) as (s, n, B, ...)."""
-        return x_SBC.unflatten(1, (self.cut.each, -1))
+        return x_SBC.unflatten(1, (self.mine.each, -1))
 
     @cached_property
     def _document_numbers(self) -> Tensor:

@@ -15,7 +15,7 @@ from eyas.parallel.layout import ContextOrder
 
 
 @dataclass(frozen=True)
-class Cut:
+class OwnPieces:
     """Sequences cut into equal pieces, of which a rank has one, or under `zigzag` two: the first of c ranks has the
     first and the last of 2c pieces. A rank's pieces stand side by side in the batch: all rows' first, then all rows'
     second."""

@@ -1,0 +1,43 @@
+"""Every pair of the kinds of parallelism, with everything else drawn: any layout computes what one process computes."""
+
+import pytest
+import reached
+from drawn import AXES, PAIRS, active, trials
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eyas.layers.testing import assert_equal_outcomes, run
+from eyas.parallel.layout import Layout
+
+EXAMPLES = 4
+"""Of each pair: with those of single axes more than five hundred in all."""
+REPRESENTATIVE = [(axis,) for axis in AXES]
+"""What the default session draws: every axis, beside whatever else its examples have."""
+
+
+def prove(data: st.DataObject, wanted: tuple[str, ...]) -> None:
+    trial, layout = data.draw(trials(wanted))
+    assert_equal_outcomes(run(trial, layout), run(trial, Layout()), trial, layout)
+    reached.note(active(layout))
+
+
+@pytest.mark.parametrize("wanted", REPRESENTATIVE, ids=" and ".join)
+@settings(max_examples=2)
+@given(data=st.data())
+def test_a_layout_with_this_axis_changes_nothing(wanted, data):
+    prove(data, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", PAIRS, ids=" and ".join)
+@settings(max_examples=EXAMPLES)
+@given(data=st.data())
+def test_a_layout_with_both_axes_changes_nothing(wanted, data):
+    prove(data, wanted)
+
+
+@pytest.mark.slow
+def test_every_pair_of_axes_was_proved():
+    """Runs behind all others of this file."""
+    missing = [pair for pair in PAIRS if not any(axes >= set(pair) for axes in reached.proved)]
+    assert not missing, f"never proved together: {missing}"
