@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
+from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, lending, mixture, zamba2
 
 from eyas.core.model import load_model
 from eyas.layers.testing import (
@@ -98,6 +98,20 @@ def test_a_mixture_is_the_same(options, layout):
 
 def test_shared_blocks_are_the_same():
     assert_layout_changes_nothing(zamba2(), Layout(context=2))
+
+
+BESIDE = {
+    "meta tokens, chunked loss, recomputation": (hymba(), Layout(context=2, loss_chunk=3, recompute="full")),
+    "dropout": (falcon_h1() | {"dropout": 0.2}, Layout(context=2)),
+    "lent keys and values": (lending(), Layout(context=2)),
+    "lent keys and values by heads": (lending(), Layout(context=2, context_exchange="alltoall")),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_stands_beside_is_the_same(name):
+    model, layout = BESIDE[name]
+    assert_layout_changes_nothing(model, layout, sequence_length=20)
 
 
 BY_HEADS = {"attention": ATTENTION, "sink tokens": SINKING, "mla": MIXERS["mla"], "mamba2": MAMBA2}
