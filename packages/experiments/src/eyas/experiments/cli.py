@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from eyas.core.errors import ConfigError, EyasError
 
@@ -109,11 +109,15 @@ def build_parser() -> argparse.ArgumentParser:
     export_hf.add_argument("run", type=Path, help="run folder")
     export_hf.add_argument("target", type=Path, help="folder to make")
     results = command("results", "table of a run or a multirun")
-    results.add_argument("directory", type=Path, help="run folder, or a folder of runs")
     results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
-    form = results.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print comma-separated values")
-    form.add_argument("--md", action="store_true", help="print a Markdown table")
+    report = command("report", "write an HTML page about runs, and tell which pass rules they keep to")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page; report.html in the folder if left out")
+    for told in (results, report):
+        told.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run folder, or a folder of runs")
+        form = told.add_mutually_exclusive_group()
+        form.add_argument("--csv", action="store_true", help="print comma-separated values")
+        form.add_argument("--md", action="store_true", help="print a Markdown table")
+        form.add_argument("--latex", action="store_true", help="print a LaTeX table")
     new = command("new-mixer", "write a package with a mixer of your own")
     new.add_argument("name", help="what configurations will call it, such as gated_delta")
     new.add_argument("--symbol", help="its capital letter in pattern shorthand")
@@ -188,8 +192,27 @@ def run_export_hf(known: argparse.Namespace, rest: list[str]) -> int:
 def run_results(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.results_command import print_results
 
-    print_results(known.directory, by_seed=known.by_seed, form="csv" if known.csv else "md" if known.md else "table")
+    print_results(*known.directories, by_seed=known.by_seed, form=form(known) or "table")
     return 0
+
+
+def run_report(known: argparse.Namespace, rest: list[str]) -> int:
+    if printed := form(known):
+        from eyas.experiments.results_command import print_results
+
+        if known.output:
+            raise ConfigError(f"--{printed} prints the table and writes no page; leave out --output")
+        print_results(*known.directories, form=printed)
+    else:
+        from eyas.experiments.report.command import write_report
+
+        write_report(known.directories, known.output)
+    return 0
+
+
+def form(known: argparse.Namespace) -> Literal["csv", "md", "latex"] | None:
+    """What a table is asked for as; None for none of them."""
+    return "csv" if known.csv else "md" if known.md else "latex" if known.latex else None
 
 
 def run_new_mixer(known: argparse.Namespace, rest: list[str]) -> int:
@@ -232,6 +255,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "import-hf": run_import_hf,
     "export-hf": run_export_hf,
     "results": run_results,
+    "report": run_report,
     "new-mixer": run_new_mixer,
     "layers": run_layers,
     "models": run_models,

@@ -24,6 +24,7 @@ from eyas.core.registry import mixers
 from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
+from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TaskConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel.layout import Layout
@@ -96,6 +97,7 @@ def register_schemas() -> None:
     for group, schema in SCHEMAS.items():
         store.store(group="schema", name=group, node=defaults(schema), provider="eyas")
     store.store(group="schema", name="model", node={**defaults(ModelConfig), "layers": {}}, provider="eyas")
+    store.store(group="schema", name="experiment", node=defaults(ExperimentConfig), provider="eyas")
     for kind, entry in mixers().items():
         node = {"kind": kind, **mixer_options(entry.mixer.Config)}
         store.store(group="layer", name=kind, node=node, provider=entry.package)

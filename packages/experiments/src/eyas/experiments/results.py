@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
+from os.path import commonpath
 from pathlib import Path
 from statistics import stdev
 
+from eyas.experiments.metric_names import in_order
 from eyas.experiments.run_records import RunRecord, find_runs
 
 SEED = "seed"
-FIRST_METRICS = ("validation_loss", "train_loss", "tokens_per_second", "parameters", "memory_gib", "seconds")
-"""Metrics that come first, where they exist; the others follow by name."""
+EXPERIMENT = "experiment."
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,28 @@ class Results:
     """Runs beside one another: the options that differ, the metrics that exist, and a row for each group of runs."""
 
     directory: Path
+    """Holds all the runs."""
     by_seed: bool
     options: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
-def collect(directory: Path, by_seed: bool = False) -> Results:
-    """Reads a run, or all runs below a folder; runs that differ in the seed alone share a row unless `by_seed`."""
-    runs = find_runs(directory)
+    @property
+    def runs(self) -> list[RunRecord]:
+        """Of all rows."""
+        return [run for row in self.rows for run in row.runs]
+
+    def label(self, run: RunRecord) -> str:
+        """The run's folder below what holds all of them."""
+        name = run.path.absolute().relative_to(self.directory.absolute()).as_posix()
+        return run.path.name if name == "." else name
+
+
+def collect(*directories: Path, by_seed: bool = False) -> Results:
+    """Reads the run in each folder, or all runs below it; runs that differ in the seed alone share a row unless
+    `by_seed`."""
+    runs = find_runs(*directories)
     options = varying_options(runs)
     if by_seed and any(option(run, SEED) for run in runs):
         options = (SEED, *options)
@@ -55,8 +70,9 @@ def collect(directory: Path, by_seed: bool = False) -> Results:
         rows += [Row(values, part) for part in parts]
         rows += [Row(values, (run,), run.remark) for run in group if run.remark]
     metrics = {name for run in runs for name in run.metrics}
-    first = [name for name in FIRST_METRICS if name in metrics]
-    return Results(directory, by_seed, options, (*first, *sorted(metrics.difference(first))), tuple(rows))
+    one = len(directories) == 1
+    directory = directories[0] if one else Path(commonpath([folder.absolute() for folder in directories]))
+    return Results(directory, by_seed, options, in_order(metrics), tuple(rows))
 
 
 def varying_options(runs: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -68,11 +84,25 @@ def varying_options(runs: Sequence[RunRecord]) -> tuple[str, ...]:
     readable = [run for run in runs if run.config]
     asked = dict.fromkeys(name for run in readable for name in run.overrides)
     columns = [name for name in asked if not _is_seed(name) and len({option(run, name) for run in readable}) > 1]
-    names = {name for run in readable for name in run.config}
-    for name in sorted(names.difference(columns), key=lambda name: (name.count("."), name)):
-        if not _is_seed(name) and not _explained(readable, columns, name):
+    for name in differing_options(readable):
+        if name not in columns and not _explained(readable, columns, name):
             columns.append(name)
     return tuple(columns)
+
+
+def differing_options(runs: Sequence[RunRecord]) -> list[str]:
+    """Every option, but seeds and what the experiment says of itself, that is not the same in all runs; outer first."""
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for name in run.config:
+            if not (_is_seed(name) or name.startswith(EXPERIMENT)):
+                values.setdefault(name, set())
+    for run in runs:
+        for name, found in values.items():
+            found.add(option(run, name))
+    names = [name for name, found in values.items() if len(found) > 1]
+    differing = [name for name in names if len({_beside_folder(run, option(run, name)) for run in runs}) > 1]
+    return sorted(differing, key=lambda name: (name.count("."), name))
 
 
 def option(run: RunRecord, name: str) -> str:
@@ -84,8 +114,10 @@ def option(run: RunRecord, name: str) -> str:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation; None for fewer than two values."""
-    return stdev(values) if len(values) > 1 else None
+    """Sample standard deviation; None for fewer than two values, not a number where one is not finite."""
+    if len(values) < 2:
+        return None
+    return stdev(values) if all(map(isfinite, values)) else nan
 
 
 def _is_seed(name: str) -> bool:

@@ -9,19 +9,21 @@ from typing import Literal
 from rich.console import Console
 
 from eyas.experiments.results import collect
-from eyas.experiments.results_table import comma_separated, markdown, show
+from eyas.experiments.results_table import comma_separated, latex, markdown, show
 
-Form = Literal["table", "csv", "md"]
+Form = Literal["table", "csv", "md", "latex"]
 
 
-def print_results(directory: Path, by_seed: bool = False, form: Form = "table") -> None:
-    """Prints the runs in a folder: a table to read, CSV with every option and metric, or Markdown."""
-    results = collect(directory, by_seed)
+def print_results(*directories: Path, by_seed: bool = False, form: Form = "table") -> None:
+    """Prints the runs in folders: a table to read, CSV with every option and metric, Markdown or LaTeX."""
+    results = collect(*directories, by_seed=by_seed)
     match form:
         case "csv":
             sys.stdout.write(comma_separated(results))
         case "md":
             sys.stdout.write(markdown(results))
+        case "latex":
+            sys.stdout.write(latex(results))
         case "table":
             show(results, wide())
 

@@ -1,27 +1,33 @@
-"""Results as people and programs read them: a table on the terminal, Markdown or CSV."""
+"""Results as people and programs read them: a table on the terminal, Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from eyas.experiments.noise import RULE, best_row
 from eyas.experiments.results import Results, Row, deviation
 
 MOST_OPTIONS = 8
 MOST_METRICS = 8
 MOST_METRICS_SHOWN = 5
 SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k"))
+LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+}  # fmt: skip
 
 
 def show(results: Results, console: Console) -> None:
     """Prints a table that fits a terminal, and what there is to say of runs without results below it."""
-    header, *body = _grid(results, MOST_METRICS_SHOWN)
+    header, *body = _grid(results, "{} *".format, MOST_METRICS_SHOWN)
     noted = header[-1] == "note"
     table = Table(title=Text(str(results.directory)), title_justify="left")
     for name in header[:-1] if noted else header:
@@ -32,16 +38,34 @@ def show(results: Results, console: Console) -> None:
     for line in body:
         if noted and line[-1]:
             console.print(Text(f"{line[0]}: {line[-1]}", style="red"), soft_wrap=True)
-    for note in _left_out(results, MOST_METRICS_SHOWN):
+    marked = any(best_row(results, name) for name in results.metrics[:MOST_METRICS_SHOWN])
+    for note in [f"* {RULE}"] * marked + _left_out(results, MOST_METRICS_SHOWN):
         console.print(Text(note, style="dim"), soft_wrap=True)
 
 
 def markdown(results: Results) -> str:
-    """A Markdown table."""
-    header, *body = _grid(results)
-    lines = [header, ["---"] * len(header), *body]
-    table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    """A Markdown table; what is best beyond the noise is bold."""
+    header, *body = _grid(results, "**{}**".format, write=_for_markdown)
+    table = "".join("| " + " | ".join(line) + " |\n" for line in [header, ["---"] * len(header), *body])
     return table + "".join(f"\n{note}\n" for note in _left_out(results))
+
+
+def latex(results: Results) -> str:
+    """A LaTeX table, for the package booktabs; what is best beyond the noise is bold."""
+    header, *body = _grid(results, r"\textbf{{{}}}".format, write=_for_latex)
+    numbers = len(header) - 1 - len(results.options[:MOST_OPTIONS]) - (header[-1] == "note")
+    columns = "l" * (len(header) - numbers - (header[-1] == "note")) + "r" * numbers + "l" * (header[-1] == "note")
+    lines = [
+        *(f"% {note}" for note in (RULE, *_left_out(results))),
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(line) + r" \\" for line in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def comma_separated(results: Results) -> str:
@@ -59,16 +83,32 @@ def comma_separated(results: Results) -> str:
     return text.getvalue()
 
 
-def _grid(results: Results, most_metrics: int = MOST_METRICS) -> list[list[str]]:
-    """The header and the rows, with columns only for what there is."""
+def _grid(
+    results: Results,
+    mark: Callable[[str], str],
+    most_metrics: int = MOST_METRICS,
+    write: Callable[[str], str] = str,
+) -> list[list[str]]:
+    """The header and the rows, with columns only for what there is; `mark` is put on what is best beyond the noise,
+    `write` says how a form writes text."""
     noted = any(row.remark for row in results.rows)
     metrics = results.metrics[:most_metrics]
-    grid = [["runs", *results.options[:MOST_OPTIONS], *metrics] + ["note"] * noted]
+    best = {name: best_row(results, name) for name in metrics}
+    grid = [[write(name) for name in ("runs", *results.options[:MOST_OPTIONS], *metrics)] + ["note"] * noted]
     for row in results.rows:
         runs = _folders(results, row) if len(row.runs) == 1 else f"{len(row.runs)} runs"
-        cells = [_cell(row.values(name)) for name in metrics]
-        grid.append([runs, *row.options[:MOST_OPTIONS], *cells] + [row.remark] * noted)
+        cells = [write(cell(row.values(name))) for name in metrics]
+        cells = [mark(text) if best[name] is row else text for name, text in zip(metrics, cells, strict=True)]
+        grid.append([write(runs), *map(write, row.options[:MOST_OPTIONS]), *cells] + [write(row.remark)] * noted)
     return grid
+
+
+def _for_markdown(text: str) -> str:
+    return re.sub(r"([\\|*<`])", r"\\\1", " ".join(text.splitlines()))
+
+
+def _for_latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.splitlines()))
 
 
 def _left_out(results: Results, most_metrics: int = MOST_METRICS) -> list[str]:
@@ -77,18 +117,18 @@ def _left_out(results: Results, most_metrics: int = MOST_METRICS) -> list[str]:
 
 
 def _folders(results: Results, row: Row) -> str:
-    names = [run.path.relative_to(results.directory).as_posix() for run in row.runs]
-    return " ".join(run.path.name if name == "." else name for name, run in zip(names, row.runs, strict=True))
+    return " ".join(results.label(run) for run in row.runs)
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """Mean and deviation in a few digits; empty for no values."""
     if not values:
         return ""
     spread = deviation(values)
-    return _short(mean(values)) if spread is None else f"{_short(mean(values))} ± {_short(spread, digits=2)}"
+    return short(mean(values)) if spread is None else f"{short(mean(values))} ± {short(spread, digits=2)}"
 
 
-def _short(value: float, digits: int = 4) -> str:
+def short(value: float, digits: int = 4) -> str:
     """Four digits are enough to compare: 2.346, 12.35M."""
     for scale, suffix in SUFFIXES:
         if abs(value) >= scale:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.experiments.run_logger import STEP
+from eyas.experiments.run_records import STEP
 
 Numbers = NDArray[np.float64]
 FIRST_LOAD = "/load_0"

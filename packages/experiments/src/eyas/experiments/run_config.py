@@ -14,6 +14,7 @@ from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
+from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel.branches import check_split
 from eyas.parallel.layout import Layout
@@ -115,6 +116,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
 
     @property
     def spec(self) -> ModelSpec:

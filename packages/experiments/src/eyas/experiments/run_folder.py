@@ -19,9 +19,16 @@ import yaml
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
-from eyas.experiments.run_records import CONFIG, METRICS, OVERRIDES, STATUS, resumed_config, times_resumed
+from eyas.experiments.run_records import (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    OVERRIDES,
+    STATUS,
+    resumed_config,
+    times_resumed,
+)
 
-ENVIRONMENT = "environment.json"
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
 TOKENIZER = "tokenizer.json"

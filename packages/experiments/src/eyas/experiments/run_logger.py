@@ -14,8 +14,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from eyas.core.errors import DataError
+from eyas.experiments.run_records import CURVES, STEP
 
-STEP = "step"
 IGNORED = frozenset({"epoch"})
 """Lightning adds it to everything; a run is one epoch of its own length."""
 
@@ -25,7 +25,7 @@ class RunLogger(Logger):
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
-        self.path = directory / "metrics.csv"
+        self.path = directory / CURVES
         self.columns: list[str] | None = None
         self.row: dict[str, str] = {}
         """The last row of the file, which begins at byte `self.offset`."""

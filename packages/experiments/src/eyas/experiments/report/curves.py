@@ -1,0 +1,117 @@
+"""Curves of runs: columns of metrics.csv, thinned so that no peak is lost."""
+
+# T steps, P points
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv
+
+from eyas.core.errors import DataError
+from eyas.experiments.run_records import STEP
+
+Numbers = NDArray[np.float64]
+FIRST = ("train/loss", "validation/loss", "learning_rate", "grad_norm")
+"""Curves that come first, where they exist."""
+BESIDE = ("tokens_per_second", "step_seconds", "memory_gib")
+GROUPS = ("train/", "validation/", "evaluation/", "grad_norm", "time/")
+"""What the names of curves begin with; mixers' own figures, of which there are hundreds, are left to TensorBoard."""
+MOST_CURVES = 12
+"""Kinds of curves in a report."""
+MOST_POINTS, LEAST_POINTS = 2000, 64
+ALL_POINTS = 320_000
+"""Of all curves of a report together, about; 11 bytes each in the file."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values at steps counted from one."""
+
+    steps_T: Numbers
+    values_T: Numbers
+
+    def at(self, step: int) -> float | None:
+        """The value logged at a step, if there is one."""
+        found = np.flatnonzero(self.steps_T == step)
+        return float(self.values_T[found[-1]]) if len(found) else None
+
+
+def curve_names(paths: Sequence[Path]) -> list[str]:
+    """The curves that any of the files has, those that matter most first."""
+    found = {name for path in paths for name in _header(path) if name in BESIDE or name.startswith((*FIRST, *GROUPS))}
+    first = [name for name in FIRST if name in found]
+    groups = sorted(found.difference(first, BESIDE))
+    return [*first, *groups, *(name for name in BESIDE if name in found)][:MOST_CURVES]
+
+
+def read_curves(path: Path, names: Sequence[str]) -> dict[str, Curve]:
+    """Those of the named columns that a run's metrics.csv has, without a last line that a killed run left short. Raises
+    DataError for a file that is no such table."""
+    header = _header(path)
+    wanted = [name for name in names if name in header]
+    if not wanted or STEP not in header:
+        return {}
+    columns = [STEP, *wanted]
+    whole, newline, _ = path.read_bytes().rpartition(b"\n")
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(whole + newline),
+            read_options=csv.ReadOptions(use_threads=False),
+            convert_options=csv.ConvertOptions(
+                include_columns=columns, column_types=dict.fromkeys(columns, pa.float64()), null_values=[""]
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    steps_T = table[STEP].to_numpy() + 1
+    curves = {}
+    for name in wanted:
+        here_T = ~table[name].is_null().to_numpy() & ~np.isnan(steps_T)
+        if here_T.any():
+            curves[name] = Curve(steps_T[here_T], table[name].to_numpy()[here_T])
+    return curves
+
+
+def points_for(curves: int) -> int:
+    """How many points each of so many curves may have."""
+    return int(np.clip(ALL_POINTS // max(1, curves), LEAST_POINTS, MOST_POINTS))
+
+
+def thin(curve: Curve, most: int) -> Curve:
+    """No more than `most` points of the curve: its first and last, and of each stretch of neighbours the least and the
+    greatest, and one that is no number where there is any."""
+    total = len(curve.steps_T)
+    if total <= most:
+        return curve
+    kept = {0, total - 1}
+    stretches = (most - 2) // 3 if np.isnan(curve.values_T).any() else (most - 2) // 2
+    for stretch in np.array_split(np.arange(total), stretches):
+        values = curve.values_T[stretch]
+        broken = np.isnan(values)
+        if broken.any():
+            kept.add(int(stretch[broken.argmax()]))
+        if not broken.all():
+            kept |= {int(stretch[np.nanargmin(values)]), int(stretch[np.nanargmax(values)])}
+    chosen = sorted(kept)
+    return Curve(curve.steps_T[chosen], curve.values_T[chosen])
+
+
+def packed(numbers_P: Numbers) -> str:
+    """The numbers in single precision, little-endian, as base64."""
+    with np.errstate(over="ignore"):
+        return b64encode(numbers_P.astype("<f4").tobytes()).decode()
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return stream.readline().rstrip("\r\n").split(",")
+    except OSError:
+        return []
