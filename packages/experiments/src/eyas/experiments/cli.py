@@ -111,7 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     results = command("results", "table of a run or a multirun")
     results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
     report = command("report", "write an HTML page about runs, and tell which pass rules they keep to")
-    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page; report.html in the folder if left out")
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the page; report.html in the folder if left out"
+    )
     for told in (results, report):
         told.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run folder, or a folder of runs")
         form = told.add_mutually_exclusive_group()

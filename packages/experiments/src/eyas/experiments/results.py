@@ -41,7 +41,6 @@ class Results:
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
 
-
     @property
     def runs(self) -> list[RunRecord]:
         """Of all rows."""

@@ -1,1 +1,1 @@
-"""`eyas report`: one HTML file for runs, that opens from disk without a network. Imports neither torch nor Lightning."""
+"""`eyas report`: one HTML file on runs that opens from disk without a network. Imports neither torch nor Lightning."""

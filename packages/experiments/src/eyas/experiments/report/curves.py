@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from eyas.core.errors import DataError
+from eyas.experiments.metric_names import higher_is_better
 from eyas.experiments.run_records import STEP
 
 Numbers = NDArray[np.float64]
 FIRST = ("train/loss", "validation/loss", "learning_rate", "grad_norm")
 """Curves that come first, where they exist."""
-BESIDE = ("tokens_per_second", "step_seconds", "memory_gib")
-GROUPS = ("train/", "validation/", "evaluation/", "grad_norm", "time/")
-"""What the names of curves begin with; mixers' own figures, of which there are hundreds, are left to TensorBoard."""
+LAST = ("tokens_per_second", "step_seconds", "memory_gib")
+UNDRAWN = frozenset({STEP, "samples", "tokens", "global_batch", "skipped", "weight_decay", "tflops"})
+"""What only counts, or follows from another curve."""
 MOST_CURVES = 12
 """Kinds of curves in a report."""
 MOST_POINTS, LEAST_POINTS = 2000, 64
@@ -45,10 +46,10 @@ class Curve:
 
 def curve_names(paths: Sequence[Path]) -> list[str]:
     """The curves that any of the files has, those that matter most first."""
-    found = {name for path in paths for name in _header(path) if name in BESIDE or name.startswith((*FIRST, *GROUPS))}
-    first = [name for name in FIRST if name in found]
-    groups = sorted(found.difference(first, BESIDE))
-    return [*first, *groups, *(name for name in BESIDE if name in found)][:MOST_CURVES]
+    found = {name for path in paths for name in _header(path) if name and name not in UNDRAWN and not _of_module(name)}
+    between = sorted(found.difference(FIRST, LAST), key=lambda name: (higher_is_better(name) is None, name))
+    names = [*FIRST, *between, *LAST]
+    return [name for name in names if name in found][:MOST_CURVES]
 
 
 def read_curves(path: Path, names: Sequence[str]) -> dict[str, Curve]:
@@ -90,16 +91,15 @@ def thin(curve: Curve, most: int) -> Curve:
     total = len(curve.steps_T)
     if total <= most:
         return curve
-    kept = {0, total - 1}
-    stretches = (most - 2) // 3 if np.isnan(curve.values_T).any() else (most - 2) // 2
-    for stretch in np.array_split(np.arange(total), stretches):
-        values = curve.values_T[stretch]
-        broken = np.isnan(values)
-        if broken.any():
-            kept.add(int(stretch[broken.argmax()]))
-        if not broken.all():
-            kept |= {int(stretch[np.nanargmin(values)]), int(stretch[np.nanargmax(values)])}
-    chosen = sorted(kept)
+    broken_T = np.isnan(curve.values_T)
+    width = -(-total // ((most - 2) // (3 if broken_T.any() else 2)))
+    starts = np.arange(0, total, width)
+    values, broken = (np.pad(of, (0, len(starts) * width - total), "edge") for of in (curve.values_T, broken_T))
+    values, broken = values.reshape(-1, width), broken.reshape(-1, width)
+    least = starts + np.where(broken, np.inf, values).argmin(axis=1)
+    greatest = starts + np.where(broken, -np.inf, values).argmax(axis=1)
+    gaps = (starts + broken.argmax(axis=1))[broken.any(axis=1)]
+    chosen = np.unique(np.concatenate([[0, total - 1], least, greatest, gaps]))
     return Curve(curve.steps_T[chosen], curve.values_T[chosen])
 
 
@@ -107,6 +107,11 @@ def packed(numbers_P: Numbers) -> str:
     """The numbers in single precision, little-endian, as base64."""
     with np.errstate(over="ignore"):
         return b64encode(numbers_P.astype("<f4").tobytes()).decode()
+
+
+def _of_module(name: str) -> bool:
+    """Whether one module tells it of itself, as routers do: hundreds of figures, which TensorBoard shows."""
+    return "." in name.partition("/")[0]
 
 
 def _header(path: Path) -> list[str]:

@@ -76,7 +76,10 @@ def gather(*directories: Path) -> Gathered:
 
 
 def _metric_at(run: RunRecord, metric: str, step: int) -> float | None:
-    curve = read_curves(run.path / CURVES, [metric]).get(metric)
+    try:
+        curve = read_curves(run.path / CURVES, [metric]).get(metric)
+    except DataError:  # which the page tells beside its curves
+        return None
     return None if curve is None else curve.at(step)
 
 

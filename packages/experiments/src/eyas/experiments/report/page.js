@@ -25,14 +25,19 @@ function redraw() {
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
-    for (const chart of charts) chart.draw();
+    for (const chart of charts) if (chart.near) chart.draw();
   });
 }
 
+const sight = new IntersectionObserver((seen) => {
+  for (const { target, isIntersecting } of seen) charts.find((chart) => chart.canvas === target).near = isIntersecting;
+  redraw();
+}, { rootMargin: "400px" });
+
 function floats(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  return Float32Array.from({ length: bytes.length / 4 }, (_, index) => view.getFloat32(4 * index, true));
+  const letters = atob(text), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return new Float32Array(bytes.buffer); // little-endian, as every machine that a browser runs on
 }
 
 function told(value) {
@@ -47,13 +52,14 @@ function told(value) {
   return String(+value.toPrecision(4));
 }
 
-// One plot. A line is { row, name, xs, ys, errors }; a view is [left, right, bottom, top], null for all there is.
+// One plot, of lines { row, name, xs, ys, errors } that `load` makes once it comes into sight; a view is
+// [left, right, bottom, top], null for all there is.
 class Chart {
-  constructor(place, title, xName, lines, dots) {
-    Object.assign(this, { title, xName, lines, dots, view: null, logs: false, drag: null });
+  constructor(place, title, xName, count, load, dots) {
+    Object.assign(this, { title, xName, load, dots, lines: null, view: null, logs: false, drag: null, near: false });
     this.canvas = make("canvas", { tabIndex: 0 });
     this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", `${title} over ${xName}, ${lines.length} lines; the table has the last values`);
+    this.canvas.setAttribute("aria-label", `${title} over ${xName}, ${count} lines; the table has the last values`);
     const button = (text, action) => {
       const made = make("button", { type: "button", className: "action", textContent: text });
       made.addEventListener("click", () => (action(made), redraw()));
@@ -71,6 +77,7 @@ class Chart {
     const caption = make("figcaption", {}, make("span", { textContent: title }), this.logButton, this.resetButton);
     place.append(make("figure", {}, caption, this.canvas));
     this.listen();
+    sight.observe(this.canvas);
   }
 
   scale(value) { return this.logs ? Math.log10(value) : value; }
@@ -94,11 +101,13 @@ class Chart {
     if (!(range[0] <= range[1])) return [0, 1, 0, 1];
     if (!(range[2] <= range[3])) [range[2], range[3]] = [0, 1];
     if (range[0] === range[1]) [range[0], range[1]] = [range[0] - 0.5, range[1] + 0.5];
+    if (this.dots) [range[0], range[1]] = [range[0] - 0.1, range[1] + 0.1];
     const margin = (range[3] - range[2]) * 0.05 || Math.abs(range[2]) * 0.05 || 0.5;
     return [range[0], range[1], range[2] - margin, range[3] + margin];
   }
 
   draw() {
+    this.lines ??= this.load();
     const ratio = window.devicePixelRatio || 1;
     const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
     if (!width) return;
@@ -111,7 +120,7 @@ class Chart {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     const [left, right, bottom, top] = this.view || this.extent();
-    const box = { x: 56, y: 8, w: width - 68, h: height - 46 };
+    const box = { x: 56, y: 8, w: width - 78, h: height - 46 };
     const atX = (x) => box.x + ((this.across(x) - left) / (right - left)) * box.w;
     const atY = (y) => box.y + ((top - this.scale(y)) / (top - bottom)) * box.h;
     Object.assign(this, { box, range: [left, right, bottom, top], atX, atY });
@@ -301,7 +310,8 @@ function makeLegend(place) {
     return button;
   };
   place.append(action("all", true), action("none", false));
-  const drawn = new Set(charts.flatMap((chart) => chart.lines.map((line) => line.row)));
+  const drawn = new Set(data.curves.flatMap(({ lines }) => lines.map(([run]) => data.runs[run][0])));
+  for (const { lines } of data.lengths) for (const [row] of lines) drawn.add(row);
   for (const row of rows) {
     const swatch = make("i");
     swatch.style.background = row.colour;
@@ -364,15 +374,18 @@ function makeTable(table) {
 
 function makeCharts() {
   for (const { name, lines } of data.curves) {
-    const made = lines.map(([run, xs, ys]) => ({ row: data.runs[run][0], name: `${rows[data.runs[run][0]].label} · ${data.runs[run][1]}`, xs: floats(xs), ys: floats(ys) }));
-    charts.push(new Chart(byId("curves"), name, "step", made, false));
+    const load = () => lines.map(([run, xs, ys]) => {
+      const [row, label] = data.runs[run];
+      return { row, name: `${rows[row].label} · ${label}`, xs: floats(xs), ys: floats(ys) };
+    });
+    charts.push(new Chart(byId("curves"), name, "step", lines.length, load, false));
   }
   for (const { name, lines } of data.lengths) {
-    const made = lines.map(([row, points]) => {
+    const load = () => lines.map(([row, points]) => {
       const [xs, ys, errors] = [0, 1, 2].map((part) => points.map((point) => point[part]));
       return { row, name: rows[row].label, xs, ys, errors };
     });
-    charts.push(new Chart(byId("lengths"), `${name} by length`, "length", made, true));
+    charts.push(new Chart(byId("lengths"), `${name} by length`, "length", lines.length, load, true));
   }
 }
 

@@ -47,9 +47,7 @@ def differences_section(gathered: Gathered) -> Markup:
         body = element("p", "All runs have the same options, but for seeds.")
     elif len(rows) <= MOST_SIDE_BY_SIDE:
         heads = ["option", *(" ".join(results.label(run) for run in row.runs) for row in rows)]
-        body = _table(
-            heads, [[name, *(option(row.runs[0], name) for row in rows)] for name in gathered.differences]
-        )
+        body = _table(heads, [[name, *(option(row.runs[0], name) for row in rows)] for name in gathered.differences])
     else:
         runs = [run for run in results.runs if run.config]
         body = _table(

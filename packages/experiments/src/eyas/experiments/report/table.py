@@ -95,9 +95,7 @@ def _number(row: Row, metric: str, best: bool, hidden: bool) -> Markup:
         shown = element("strong", shown, title="best beyond the noise")
     value = mean(values) if values and all(map(isfinite, values)) else None
     each = ", ".join(f"{value:.6g}" for value in values)
-    return element(
-        "td", shown, data_value=value, title=each, class_="number best" if best else "number", hidden=hidden
-    )
+    return element("td", shown, data_value=value, title=each, class_="number best" if best else "number", hidden=hidden)
 
 
 def _runs(results: Results, row: Row, page: Path) -> Markup:

@@ -1,0 +1,47 @@
+"""Rules are read as they are meant, or refused in a line."""
+
+import pytest
+
+from eyas.core.errors import ConfigError
+from eyas.core.schema import load
+from eyas.experiments.experiment import ExperimentConfig, Rule, read_rule
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("accuracy >= 0.95", Rule("accuracy", ">=", 1, None, 0.95)),
+        ("validation_loss<unigram_loss", Rule("validation_loss", "<", 1, "unigram_loss", 0)),
+        ("validation_loss <= 0.8 * unigram_loss - .1", Rule("validation_loss", "<=", 0.8, "unigram_loss", -0.1)),
+        (
+            "mqar/accuracy@256 > 5e-1 at step 500 where model=hybrid",
+            Rule("mqar/accuracy@256", ">", 1, None, 0.5, 500, (("model", "hybrid"),)),
+        ),
+        (
+            "accuracy >= accuracy + 0.5 where model.pattern=[ssm, attn] and seed=1 against model.pattern=[ssm]",
+            Rule(
+                "accuracy", ">=", 1, "accuracy", 0.5, None,
+                (("model.pattern", "[ssm, attn]"), ("seed", "1")), (("model.pattern", "[ssm]"),),
+            ),
+        ),
+        ("loss <= 1.03 * loss against all", Rule("loss", "<=", 1.03, "loss", 0, None, (), ())),
+    ],
+)  # fmt: skip
+def test_a_rule_is_read(text, rule):
+    assert read_rule(text) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("accuracy", "cannot be read; write METRIC"),
+        ("accuracy == 1", "cannot be read; write METRIC"),
+        ("accuracy >= 0.9 0.8", "cannot be read; write METRIC"),
+        ("accuracy >= 0.9 at step 0", "steps are counted from 1"),
+        ("accuracy >= 0.9 where model", "'model' selects nothing; write OPTION=VALUE"),
+        ("accuracy >= 0.9 against all", "give a metric as its bound"),
+    ],
+)
+def test_what_is_no_rule_is_refused_by_its_place(text, message):
+    with pytest.raises(ConfigError, match=rf"^experiment.passes\[1\]: .*{message}"):
+        load(ExperimentConfig, {"passes": ["accuracy >= 0.9", text]}, "experiment")

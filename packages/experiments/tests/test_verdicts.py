@@ -1,0 +1,71 @@
+"""Rules are passed and failed by the runs that they are about."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from eyas.experiments.results import Results, Row
+from eyas.experiments.run_records import RunRecord
+from eyas.experiments.verdicts import judge, judge_rule
+
+AT_STEP = {3: 0.5, 5: 0.9}
+
+
+def row(model, *values, rules=(), remark="", metric="accuracy"):
+    """A row of finished runs of a model, one for each value."""
+    config = {"model.name": model, "model.pattern": ["ssm", model], "experiment.passes": list(rules)}
+    runs = [RunRecord(Path(model), config, metrics={metric: v, "base": 2.0}, state="finished") for v in values]
+    return Row((model,), tuple(runs or [RunRecord(Path(model), config, state="failed")]), remark)
+
+
+def verdict(rule, *rows):
+    rows = [row(r.options[0], *r.values("accuracy"), rules=[rule], remark=r.remark) for r in rows]
+    results = Results(Path(), False, ("model.name",), ("accuracy",), tuple(rows))
+    return judge_rule(rule, results, lambda run, metric, step: AT_STEP.get(step))
+
+
+GOOD, BAD = row("good", 0.9, 1.0), row("bad", 0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "reason"),
+    [
+        ("accuracy >= 0.95", "failed", "closest of 2: accuracy 0.15 against 0.95 in model.name=bad"),
+        ("accuracy >= 0.95 where model.name=good", "passed", "accuracy 0.95 against 0.95 in model.name=good"),
+        ("accuracy > 0.95 where model.name=good", "failed", "accuracy 0.95 against 0.95"),
+        ("accuracy <= 0.2 where model.pattern=[ssm,bad]", "passed", "accuracy 0.15 against 0.2"),
+        ("accuracy < 0.5 * base", "passed", "closest of 2: accuracy 0.95 against 1 in model.name=good"),
+        ("accuracy >= accuracy + 0.5 where model.name=good against model.name=bad", "passed", "0.95 against 0.65"),
+        ("accuracy >= 0.9 * accuracy against all", "failed", "closest of 2: accuracy 0.15 against 0.855"),
+        ("accuracy >= 0.9 at step 5", "passed", "0.9 against 0.9"),
+        ("accuracy >= 0.9 at step 3", "failed", "0.5 against 0.9"),
+        ("accuracy >= 0.9 at step 4", "undecided", "no finished run has accuracy at step 4"),
+        ("accuracy >= 0.9 where model.name=other", "undecided", "no run is selected"),
+        ("accuracy >= accuracy where model.name=good against model.name=other", "undecided", "no run is selected"),
+        ("recall >= 0.9", "undecided", "no finished run has recall"),
+        ("accuracy is fine", "undecided", "cannot be read"),
+    ],
+)
+def test_a_rule_is_judged_over_the_means_of_its_rows(rule, state, reason):
+    found = verdict(rule, GOOD, BAD)
+    assert (found.state, reason in found.reason) == (state, True), found
+
+
+def test_a_run_without_results_leaves_a_rule_undecided_unless_another_breaks_it():
+    failed = row("failed", remark="FAILED: out of luck")
+    assert verdict("accuracy >= 0.1", GOOD, failed).state == "undecided"
+    assert "1 of 2 without results" in verdict("accuracy >= 0.1", GOOD, failed).reason
+    assert verdict("accuracy >= 0.5", GOOD, BAD, failed).state == "failed"
+
+
+def test_what_is_no_number_fails():
+    found = verdict("accuracy <= 2", GOOD, row("broken", math.nan))
+    assert (found.state, "nan" in found.reason) == ("failed", True)
+
+
+def test_a_rule_concerns_only_the_runs_that_state_it():
+    one, two = "accuracy >= 0.5", "accuracy <= 0.5"
+    rows = (row("good", 0.9, rules=[one]), row("bad", 0.1, rules=[two]))
+    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+    assert [(v.rule, v.state) for v in judge(results, lambda *_: None)] == [(one, "passed"), (two, "passed")]
