@@ -123,8 +123,8 @@ def local(packages: list[str]) -> list[str]:
 
 
 def check_contents(session: nox.Session, built: list[Path]) -> None:
-    """Stops the session unless the wheels hold the licence, py.typed and, in the last package's, all of conf/ and the
-    example mixer."""
+    """Stops the session unless the wheels hold the licence, py.typed and, in the last package's, all of conf/, the
+    example mixer and what the report is made of."""
     if len(built) != len(PACKAGES):
         session.error(
             f"{len(PACKAGES)} wheels were to be built, not {len(built)}: {', '.join(path.name for path in built)}"
@@ -139,6 +139,7 @@ def check_contents(session: nox.Session, built: list[Path]) -> None:
             example = HERE / "examples" / "gated_conv"
             files = ("pyproject.toml", "README.md", "src/*.py", "tests/test_gated_conv.py")
             shipped |= {f"example/{found.relative_to(example)}" for part in files for found in example.glob(part)}
+            shipped |= {f"report/page.{kind}" for kind in ("js", "css")}
             missing = shipped - {name.removeprefix("eyas/experiments/") for name in names}
             if missing:
                 session.error(f"{path.name} lacks {', '.join(sorted(missing))}")

@@ -10,7 +10,11 @@ import numpy as np
 from eyas.experiments.run_records import CURVES
 
 QUESTION = "Does one attention layer recall what a pure state-space model does not?"
-PASSES = ["accuracy >= 0.95 at step 40 where model=hybrid", "accuracy <= 0.2 where model=mamba2"]
+PASSES = [
+    "accuracy >= 0.95 where model=hybrid",
+    "accuracy <= 0.2 where model=mamba2",
+    "accuracy >= 0.7 at step 40 where model=hybrid",
+]
 MODELS = ("hybrid", "mamba2", "parallel", "transformer")
 LENGTHS = (64, 128, 256, 512)
 

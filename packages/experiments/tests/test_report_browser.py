@@ -146,3 +146,13 @@ def test_500_runs_load_and_draw_in_two_seconds(tmp_path):
     loads = [acted(page, tmp_path / str(attempt), script) for attempt in range(3)]
     assert {lines for _, lines in loads} == {500}
     assert min(seconds for seconds, _ in loads) < LIMIT_SECONDS
+
+
+def test_on_paper_everything_is_drawn_and_light(act):
+    seen = act("""
+      const drawn = () => charts.map((chart) => chart.lines !== null);
+      dispatchEvent(new Event("beforeprint"));
+      const paper = [drawn().every(Boolean), document.documentElement.dataset.theme];
+      dispatchEvent(new Event("afterprint"));
+      return [...paper, document.documentElement.dataset.theme];""", DARK)  # fmt: skip
+    assert seen == [True, "light", ""]

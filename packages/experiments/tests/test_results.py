@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from eyas.core.errors import DataError
+from eyas.experiments.metric_names import at_length, higher_is_better, in_order
 from eyas.experiments.results import collect
 from eyas.experiments.results_command import Form, print_results
-from eyas.experiments.results_table import comma_separated, markdown, show
+from eyas.experiments.results_table import comma_separated, latex, markdown, show
 
 CONFIG = {
     "seed": 1,
@@ -213,7 +214,9 @@ def test_patterns_are_printed_as_they_are(tmp_path: Path) -> None:
     assert r"[ssm, \|, bold]" in markdown(collect(tmp_path))
 
 
-@pytest.mark.parametrize(("form", "begins"), [("csv", "runs,seed,optimizer.lr,"), ("md", "| runs | seed |")])
+@pytest.mark.parametrize(
+    ("form", "begins"), [("csv", "runs,seed,optimizer.lr,"), ("md", "| runs | seed |"), ("latex", "% Best is marked")]
+)
 def test_the_command_writes_the_form_that_it_is_asked_for(
     sweep: Path, capsys: pytest.CaptureFixture[str], form: Form, begins: str
 ) -> None:
@@ -239,3 +242,83 @@ def test_a_resumed_run_shows_what_it_went_on_with(tmp_path: Path) -> None:
     results = collect(tmp_path)
     assert results.options == ("trainer.max_steps",)
     assert [row.options for row in results.rows] == [("10",), ("20",)]
+
+
+@pytest.fixture
+def clear(tmp_path: Path) -> Path:
+    """Two models with three seeds each, of which one is better beyond the noise; the names want escaping."""
+    for number in range(6):
+        model = ("a_b|*c*", r"50% & <d> \ {e}~^#$")[number // 3]
+        metrics = {"accuracy": (0.9 if number < 3 else 0.1) + number % 3 / 100, "parameters": 7}
+        write_run(tmp_path / str(number), (f"model={model}",), metrics, model__name=model, seed=number % 3)
+    return tmp_path
+
+
+def test_the_best_beyond_the_noise_is_marked_in_every_form(clear: Path) -> None:
+    results = collect(clear)
+    assert "| **0.91 ± 0.01** |" in markdown(results)
+    assert r"& \textbf{0.91 $\pm$ 0.01} &" in latex(results)
+    console = Console(file=io.StringIO(), width=200)
+    show(results, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "0.91 ± 0.01 *" in printed and "* Best is marked where it differs from every other row" in printed
+    for text in (markdown(results), latex(results)):
+        assert "0.11 ± 0.01" in text.replace(r"$\pm$", "±")
+        assert text.count("7 ± 0" if "|" in text.splitlines()[0] else r"7 $\pm$ 0") == 2
+
+
+def test_markdown_and_latex_escape_what_they_would_read_as_their_own(clear: Path) -> None:
+    results = collect(clear)
+    assert r"| a_b\|\*c\* |" in markdown(results)
+    assert r"| 50% & \<d> \\ {e}~^#$ |" in markdown(results)
+    cell = r"50\% \& \textless{}d\textgreater{} \textbackslash{} \{e\}\textasciitilde{}\textasciicircum{}\#\$"
+    assert cell in latex(results)
+    assert r"a\_b\textbar{}*c*" in latex(results)
+
+
+def test_a_latex_table_has_as_many_cells_as_columns(sweep: Path) -> None:
+    lines = latex(collect(sweep)).splitlines()
+    begin = next(line for line in lines if line.startswith(r"\begin{tabular}"))
+    assert begin == r"\begin{tabular}{llrrl}"
+    assert {line.count(" & ") for line in lines if line.endswith(r"\\")} == {4}
+
+
+def test_runs_of_several_folders_stand_in_one_table_once_each(sweep: Path) -> None:
+    results = collect(sweep / "0", sweep / "4", sweep / "0")
+    assert [results.label(run) for row in results.rows for run in row.runs] == ["0", "4"]
+    assert comma_separated(collect(sweep, sweep / "3")) == comma_separated(collect(sweep))
+
+
+def test_what_an_experiment_says_of_itself_is_no_option(tmp_path: Path) -> None:
+    for number in range(2):
+        write_run(tmp_path / str(number), (), {"accuracy": 1.0}, experiment__question=f"question {number}?")
+    assert collect(tmp_path).options == ()
+
+
+def test_metrics_stand_in_the_order_of_what_was_learnt_what_it_cost_and_at_which_length() -> None:
+    names = {
+        "seconds", "a@16", "accuracy", "a@2", "train_loss", "parameters", "validation_loss", "zeta", "recall_accuracy",
+        "uniform_loss",
+    }  # fmt: skip
+    assert in_order(names) == (
+        "validation_loss", "accuracy", "recall_accuracy", "train_loss", "parameters", "seconds", "uniform_loss", "zeta",
+        "a@2", "a@16",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("accuracy@256", True), ("mqar/accuracy", True), ("exact_match", True), ("tokens_per_second", True),
+        ("validation/loss", False), ("word_perplexity", False), ("memory_gib", False), ("step_seconds", False),
+        ("parameters", None), ("unigram_loss", None), ("acc_stderr", None),
+    ],
+)  # fmt: skip
+def test_which_way_a_metric_is_better(metric: str, higher: bool | None) -> None:
+    assert higher_is_better(metric) is higher
+
+
+def test_a_length_stands_behind_the_last_at_sign() -> None:
+    assert [at_length(name) for name in ("accuracy@256", "a@b@8", "accuracy", "@8", "loss@long")] == [
+        ("accuracy", 256), ("a@b", 8), None, None, None,
+    ]  # fmt: skip

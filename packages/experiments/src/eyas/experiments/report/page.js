@@ -400,5 +400,13 @@ byId("theme").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 addEventListener("resize", redraw);
-addEventListener("beforeprint", () => charts.forEach((chart) => chart.draw()));
+addEventListener("beforeprint", () => { // paper is light, and shows what nobody scrolled to
+  byId("theme").dataset.before = document.documentElement.dataset.theme || "";
+  document.documentElement.dataset.theme = "light";
+  for (const chart of charts) chart.draw();
+});
+addEventListener("afterprint", () => {
+  document.documentElement.dataset.theme = byId("theme").dataset.before;
+  redraw();
+});
 redraw();

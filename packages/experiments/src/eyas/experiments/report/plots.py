@@ -12,6 +12,8 @@ from eyas.experiments.report.gather import Gathered
 from eyas.experiments.report.markup import Markup, element
 from eyas.experiments.results import Results, Row, deviation
 
+LONG_LABEL = 90
+
 
 def plots_section(gathered: Gathered) -> Markup | None:
     """Where the script draws; the numbers of its last points are in the table."""
@@ -55,8 +57,10 @@ def plot_data(gathered: Gathered) -> dict[str, Any]:
 def row_label(results: Results, row: Row) -> str:
     """What tells the row from the others: its values of what varies."""
     values = [f"{name.rpartition('.')[2]}={value}" for name, value in zip(results.options, row.options, strict=True)]
-    label = " ".join(values) or results.label(row.runs[0])
-    return f"{label} ({results.label(row.runs[0])})" if row.remark and values else label
+    label, run = " ".join(values), results.label(row.runs[0])
+    if len(label) > LONG_LABEL:
+        return f"{run}: {label[:LONG_LABEL]}…"
+    return f"{label} ({run})" if row.remark and values else label or run
 
 
 def lengths(results: Results) -> list[dict[str, Any]]:

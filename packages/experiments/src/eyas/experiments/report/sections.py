@@ -14,7 +14,8 @@ from eyas.experiments.results import option
 
 MOST_SIDE_BY_SIDE = 8
 """Rows whose differences are told column by column; of more, the values are counted."""
-MOST_VALUES = 8
+MOST_VALUES, LONG_VALUE = 8, 90
+"""Values that are counted, and their letters; the runs' own folders have all."""
 SIGNS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
 
@@ -96,9 +97,13 @@ def environment_section(gathered: Gathered) -> Markup:
 
 
 def _counted(values: Counter[str]) -> str:
-    told = [f"{value or 'none'} ({count})" for value, count in values.most_common(MOST_VALUES)]
+    told = [f"{_clipped(value) or 'none'} ({count})" for value, count in values.most_common(MOST_VALUES)]
     more = len(values) - MOST_VALUES
     return " · ".join(told) + (f" · and {more} other values" if more > 0 else "")
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= LONG_VALUE else text[:LONG_VALUE] + "…"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:

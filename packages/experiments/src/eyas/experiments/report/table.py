@@ -12,7 +12,7 @@ from eyas.experiments.metric_names import LENGTH
 from eyas.experiments.noise import RULE, best_row
 from eyas.experiments.report.markup import Markup, element, joined
 from eyas.experiments.results import Results, Row
-from eyas.experiments.results_table import cell
+from eyas.experiments.results_table import MOST_OPTIONS, cell
 from eyas.experiments.run_records import RunRecord
 
 HIDDEN = frozenset({"uniform_loss", "unigram_loss", "steps", "samples", "tokens", "tail_parameters"})
@@ -48,7 +48,8 @@ def columns(results: Results) -> list[tuple[str, bool]]:
         show = name not in HIDDEN and LENGTH not in name and shown < MOST_SHOWN
         shown += show
         metrics.append((name, show))
-    return [("runs", True), *((name, True) for name in results.options), *metrics, *[("note", True)] * noted]
+    options = [(name, index < MOST_OPTIONS) for index, name in enumerate(results.options)]
+    return [("runs", True), *options, *metrics, *[("note", True)] * noted]
 
 
 def _filter() -> Markup:
@@ -74,7 +75,10 @@ def _table(results: Results, page: Path) -> Markup:
     lines = []
     for index, row in enumerate(results.rows):
         cells = [element("th", _runs(results, row, page), scope="row", data_value=str(index))]
-        cells += [element("td", value, data_value=value) for value in row.options]
+        cells += [
+            element("td", value, data_value=value, hidden=not shown[name])
+            for name, value in zip(results.options, row.options, strict=True)
+        ]
         cells += [_number(row, name, best[name] is row, hidden=not shown[name]) for name in results.metrics]
         if named[-1][0] == "note":
             cells.append(element("td", row.remark, data_value=row.remark, class_="remark"))
