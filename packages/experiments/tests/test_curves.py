@@ -58,13 +58,13 @@ def log(tmp_path):
     for step, loss in enumerate([3.0, np.nan, 2.0, 1.0]):
         log.log_metrics({"train/loss": loss, "samples": 8.0, "blocks.1.branches.moe/load_0": 1.0}, step)
         if step % 2:
-            log.log_metrics({"validation/loss": loss + 1, "grad_norm/mamba2": 0.5}, step)
+            log.log_metrics({"validation/loss": loss + 1, "grad norm, L2": 0.5}, step)
     return log
 
 
 def test_curves_are_the_columns_that_are_no_bookkeeping(log):
     names = curve_names([log.path, log.path.with_name("absent.csv")])
-    assert names == ["train/loss", "validation/loss", "grad_norm/mamba2"]
+    assert names == ["train/loss", "validation/loss", "grad norm, L2"]
 
 
 def test_steps_count_from_one_and_what_is_absent_is_no_point(log):
@@ -74,6 +74,7 @@ def test_steps_count_from_one_and_what_is_absent_is_no_point(log):
     assert np.isnan(curves["train/loss"].values_T[1])
     validation = curves["validation/loss"]
     assert validation.steps_T.tolist() == [2, 4]
+    assert read_curves(log.path, ["grad norm, L2"])["grad norm, L2"].values_T.tolist() == [0.5, 0.5]
     assert (validation.at(4), validation.at(3)) == (2.0, None)
 
 

@@ -190,6 +190,28 @@ def test_long_curves_are_thinned_and_the_page_says_so(tmp_path):
     assert any("thinned to at most 2000 of their points" in text for text in found.texts)
 
 
+def test_of_many_rows_the_values_are_counted_and_long_labels_are_cut(tmp_path):
+    for number in range(10):
+        folder = make_run(tmp_path / str(number), f"model-{'x' * 100}-{number}", passes=[])
+        config = json.loads((folder / "config.yaml").read_text())
+        config["model"] |= {f"option{index}": number >> index % 4 for index in range(10)}
+        (folder / "config.yaml").write_text(json.dumps(config))
+        (folder / "overrides.yaml").write_text(json.dumps([f"model.option{index}=0" for index in range(10)]))
+    found = Page(write_report([tmp_path]))
+    assert "0 (8) · 1 (2)" in found.cells
+    assert any(cell.endswith("x… (1) · and 2 other values") for cell in found.cells)
+    assert all(label.startswith(f"{number}: option0=") for number, label in enumerate(found.data["rows"]))
+    boxes = [attributes for attributes in found.all("input") if attributes["type"] == "checkbox"]
+    assert ["checked" in box for box in boxes[:11]] == [True] * 9 + [False] * 2
+
+
+def test_router_pictures_beyond_their_room_are_left_out_and_the_page_says_so(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr("eyas.experiments.report.gather.ROUTER_BYTES", 10_000)
+    found = Page(write_report([sweep], tmp_path / "page.html"))
+    assert len(found.all("img")) == 1
+    assert any("1 more are left out; finished runs keep theirs as router.svg." in text for text in found.texts)
+
+
 def test_500_runs_fit_into_ten_megabytes(tmp_path):
     make_sweep(tmp_path, 500, steps=200, routers=True)
     found = Page(write_report([tmp_path]))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import csv
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv
+from pyarrow import csv as arrow
 
 from eyas.core.errors import DataError
 from eyas.experiments.metric_names import higher_is_better
@@ -62,10 +63,10 @@ def read_curves(path: Path, names: Sequence[str]) -> dict[str, Curve]:
     columns = [STEP, *wanted]
     whole, newline, _ = path.read_bytes().rpartition(b"\n")
     try:
-        table = csv.read_csv(
+        table = arrow.read_csv(
             pa.BufferReader(whole + newline),
-            read_options=csv.ReadOptions(use_threads=False),
-            convert_options=csv.ConvertOptions(
+            read_options=arrow.ReadOptions(use_threads=False),
+            convert_options=arrow.ConvertOptions(
                 include_columns=columns, column_types=dict.fromkeys(columns, pa.float64()), null_values=[""]
             ),
         )
@@ -116,7 +117,7 @@ def _of_module(name: str) -> bool:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open(encoding="utf-8") as stream:
-            return stream.readline().rstrip("\r\n").split(",")
+        with path.open(newline="", encoding="utf-8") as stream:
+            return next(csv.reader(stream), [])
     except OSError:
         return []
