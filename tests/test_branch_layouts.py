@@ -8,7 +8,7 @@ from models import falcon_h1, hymba
 from eyas.core.errors import LayoutError
 from eyas.core.model import load_model
 from eyas.layers.testing import assert_layout_changes_nothing
-from eyas.parallel.branches import check_split
+from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 
 LAYOUTS = {
@@ -51,7 +51,7 @@ def test_a_layout_changes_nothing(layout, groups, norm, depths, documents, seed)
 def refused(layout, **changes):
     model = falcon_h1() | changes
     with pytest.raises(LayoutError) as error:
-        check_split(load_model(model), layout)
+        check_fits(load_model(model), layout, 16)
     return str(error.value)
 
 
@@ -63,5 +63,5 @@ def test_what_cannot_be_halved_is_refused():
     biased = refused(halves, pattern=["ssm+ffn"])
     assert "cannot put model.layers.ffn (mlp) on half of the ranks: it adds an output bias" in biased
     whole, half = Layout(tensor=8, branches="halves"), "(each branch lies on half of the ranks)"
-    check_split(load_model(falcon_h1(heads=4, kv_heads=2) | {"pattern": ["ssm+attn"]}), whole)
+    check_fits(load_model(falcon_h1(heads=4, kv_heads=2) | {"pattern": ["ssm+attn"]}), whole, 16)
     assert half in refused(Layout(tensor=16, branches="halves"), pattern=["ssm+attn"])

@@ -21,8 +21,7 @@ def recomputes(recompute: Recompute, role: str) -> bool:
 
 def roles(spec: ModelSpec) -> set[str]:
     """The roles that a model's blocks have."""
-    blocks = [*spec.blocks, *(block for depth in spec.depths for block in depth)]
-    return {NORM, *(spec.layers[name].role for block in blocks for name in block.layers)}
+    return {NORM, *(spec.layers[name].role for block in spec.all_blocks for name in block.layers)}
 
 
 def check_recompute(recompute: Recompute, spec: ModelSpec) -> None:
