@@ -1,11 +1,15 @@
 """Every released Falcon-H1 in conf/ has the published parameters, multipliers and FLOPs; nothing is allocated."""
 
 from dataclasses import dataclass
+from math import gcd
 
 import pytest
 
 from eyas.core.accounting import parameters, training_flops
+from eyas.core.errors import LayoutError
 from eyas.experiments.catalogue import models
+from eyas.parallel.branches import check_split
+from eyas.parallel.layout import Layout
 
 ROOT2 = 2**0.5
 
@@ -99,3 +103,14 @@ def test_options_are_the_released_ones(specs, name):
     assert (attn.rope_base, attn.window, attn.qk_norm) == (1e11, None, False)
     assert (ssm.conv_kernel, ssm.conv_bias, ffn.gated, ffn.activation) == (4, True, True, "silu")
     assert {spec.norm_epsilon, ssm.norm_epsilon} == {1e-5}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_as_many_ranks_as_the_heads_divide_carry_a_model(specs, name):
+    spec = specs[name]
+    most = gcd(spec.layers["ssm"].num_heads, spec.layers["attn"].num_heads)
+    for sequence in (False, True):
+        check_split(spec, Layout(tensor=most, sequence=sequence))
+    assert most > spec.layers["attn"].kv_heads or most > spec.layers["ssm"].num_groups
+    with pytest.raises(LayoutError, match=f"cannot be split over layout.tensor={2 * most}"):
+        check_split(spec, Layout(tensor=2 * most))
