@@ -10,7 +10,7 @@ from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.mixer_config import FlopConvention
 from eyas.core.model import ModelSpec
-from eyas.core.recompute import FULL, NORM, Recompute
+from eyas.core.recompute import FULL, NORM, Recompute, recomputes
 from eyas.core.weights import WHOLE, Coordinates, vocabulary_weight
 
 
@@ -198,10 +198,10 @@ def block_activation_bytes(
     tokens, width = length * microbatch, block.input_width(d)
     if recompute == FULL:
         return tokens * width * element / shares
-    renormed = NORM in recompute
+    renormed = recomputes(recompute, NORM)
     kept = tokens * width * element / shares if renormed else norm_bytes(width, tokens, shares, element)
     for name, place in block.places(at, pair).items():
-        if spec.layers[name].role not in recompute:
+        if not recomputes(recompute, spec.layers[name].role):
             kept += spec.layers[name].activation_bytes(d, length, microbatch, element, place)
     behind = tokens * d * element if renormed else read_bytes(d, tokens, element)
     kept += block.norms_behind * behind / shares

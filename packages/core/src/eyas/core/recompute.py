@@ -29,7 +29,7 @@ def check_recompute(recompute: Recompute, spec: ModelSpec) -> None:
     they borrow."""
     for name, layer in spec.layers.items():
         shares = layer.lends or layer.borrows
-        if shares is not None and (recompute == FULL or layer.role in recompute):
+        if shares is not None and (recompute == FULL or recomputes(recompute, layer.role)):
             raise LayoutError(
                 f"layout.recompute={recompute if recompute == FULL else list(recompute)} cannot repeat "
                 f"model.layers.{name}, which shares {shares!r} with other blocks; leave {layer.role} out of it"

@@ -84,6 +84,16 @@ class Axis:
             f"choose a divisor of {self.units} ({', '.join(map(str, fitting))}){also}"
         )
 
+    def check_exchange(self, kind: str, tensor: int, context: int) -> None:
+        """Raises LayoutError if `context` ranks cannot share the units that one of `tensor` ranks holds."""
+        here = self.local_units(tensor)
+        if here % context == 0 or (self.shared and context % here == 0):
+            return
+        raise LayoutError(
+            f"{kind}.{self.name}={self.units} leaves {here} to each of layout.tensor={tensor} ranks, which "
+            f"layout.context={context} ranks cannot share; choose a divisor of it, or layout.context_exchange=gather"
+        )
+
     def copies(self, tensor: int) -> int:
         """How many ranks hold the same unit: 1, unless there are fewer units than ranks."""
         return max(1, tensor // self.units)

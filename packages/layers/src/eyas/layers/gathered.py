@@ -36,7 +36,7 @@ class Gathered:
         source, make = remade or (x_sBD, unchanged)
         if remade is not None:
             self.dropped.append(Dropped(x_sBD, source, lambda source: partial(make, source)))
-        if whole and context.splits_sequence:
+        if whole and context.shards > 1:
             self.dropped.append(Dropped(self.whole, source, lambda source: context.begin_gather(make(source))))
 
     @contextmanager

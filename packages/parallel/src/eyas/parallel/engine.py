@@ -54,9 +54,14 @@ def context_here(layout: Layout, dtype: torch.dtype) -> Context:
         dtype=dtype,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    memory: dict[str, Any] = {"recompute": layout.recompute, "loss_chunk": layout.loss_chunk}
     return Context(
-        place, layout.sequence, layout.dispatcher, own_pieces_here(layout), layout.context_exchange, **memory
+        place,
+        sequence=layout.sequence,
+        dispatcher=layout.dispatcher,
+        own_pieces=own_pieces_here(layout),
+        exchange=layout.context_exchange,
+        recompute=layout.recompute,
+        loss_chunk=layout.loss_chunk,
     )
 
 

@@ -48,8 +48,7 @@ def check_tokens(name: str, mixer: MixerConfig, layout: Layout) -> None:
 
 def check_options(mixers: Collection[MixerConfig], layout: Layout) -> None:
     """Raises LayoutError for an option about mixers that the model has none of."""
-    exchanges = any(type(mixer).check_heads is not MixerConfig.check_heads for mixer in mixers)
-    if layout.context_exchange != Layout.context_exchange and not exchanges:
+    if layout.context_exchange == "alltoall" and not any(mixer.exchanges_heads for mixer in mixers):
         raise LayoutError(
             f"layout.context_exchange={layout.context_exchange} exchanges heads, but no layer of the model does that; "
             "leave it out"
@@ -67,7 +66,7 @@ def check_split(name: str, spec: ModelSpec, layout: Layout, at: Coordinates) -> 
     try:
         mixer.check_split(spec.hidden_size, at)
         if layout.context_exchange == "alltoall":
-            mixer.check_heads(at.tensor, layout.context)
+            mixer.check_exchange(spec.hidden_size, at.tensor, layout.context)
     except LayoutError as error:
         half = "" if at.tensor == layout.tensor else " (each branch lies on half of the ranks)"
         raise LayoutError(f"model.layers.{name}: {error}{half}") from error
