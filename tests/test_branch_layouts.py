@@ -18,6 +18,7 @@ LAYOUTS = {
     "swapped": Layout(tensor=2, sequence=True, branches="swapped"),
     "swapped halves of four ranks": Layout(tensor=4, branches="swapped"),
     "swapped, pipeline": Layout(tensor=2, pipeline=2, branches="swapped"),
+    "halves, exchanged heads": Layout(tensor=2, branches="halves", context=2, context_exchange="alltoall"),
     "swapped, distributed optimizer": Layout(tensor=2, data=2, branches="swapped", distributed_optimizer=True),
 }
 
@@ -64,4 +65,7 @@ def test_what_cannot_be_halved_is_refused():
     assert "cannot put model.layers.ffn (mlp) on half of the ranks: it adds an output bias" in biased
     whole, half = Layout(tensor=8, branches="halves"), "(each branch lies on half of the ranks)"
     check_fits(load_model(falcon_h1(heads=4, kv_heads=2) | {"pattern": ["ssm+attn"]}), whole, 16)
+    exchanging = {"context": 2, "context_exchange": "alltoall"}
+    check_fits(load_model(falcon_h1()), Layout(tensor=4, branches="halves", **exchanging), 16)
+    assert half in refused(Layout(tensor=8, branches="halves", **exchanging), pattern=["ssm+attn"])
     assert half in refused(Layout(tensor=16, branches="halves"), pattern=["ssm+attn"])
