@@ -17,13 +17,12 @@ from eyas.core.errors import LayoutError
 Initializer = Callable[[Any, Any], None]
 """Fills a whole float tensor from a torch.Generator, in place: `initializer(tensor, generator)`."""
 
-
 BranchPlaces = Literal["together", "halves", "swapped"]
 """Where the two branches of a block lie: on all tensor-parallel ranks, each on a half of them, or on halves that swap
 from one such block to the next."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Coordinates:
     """A rank's place in the two grids that weights are divided over: the one of the experts, and everything else's."""
 

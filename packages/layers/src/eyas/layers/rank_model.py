@@ -6,7 +6,7 @@ import torch
 
 from eyas.core.model import ModelSpec
 from eyas.layers.model import HybridLM, Stage
-from eyas.parallel import engine
+from eyas.parallel import this_rank
 from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
@@ -17,8 +17,8 @@ def stages_here(spec: ModelSpec, layout: Layout, dtype: torch.dtype, seed: int, 
     `groups.initialise(layout)`. Raises LayoutError where the layout cannot carry the model."""
     check_fits(spec, layout, sequence_length)
     cut, last = stages_of(spec, layout, sequence_length), layout.stage_count - 1
-    context = engine.context_here(layout, dtype)
+    context = this_rank.context_here(layout, dtype)
     return [
         HybridLM(spec, context, Stage(cut[number], first=number == 0, last=number == last)).initialise(seed)
-        for number in engine.stages_here(layout)
+        for number in this_rank.stages_here(layout)
     ]
