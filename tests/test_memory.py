@@ -64,7 +64,7 @@ def kept_undropped(model, layout, dtype):
     from contextlib import nullcontext
     from unittest.mock import patch
 
-    with patch("eyas.layers.gathered.dropping", lambda dropped: nullcontext()):
+    with patch("eyas.layers.gathered.remaking", lambda remade: nullcontext()):
         return kept_and_stated(model, layout, dtype)[0]
 
 

@@ -20,9 +20,8 @@ def test_megatron_is_asked_for_the_share_on_a_gpu(share, monkeypatch):
         return SimpleNamespace(param_groups=[])
 
     monkeypatch.setattr(megatron_options, "get_megatron_optimizer", get)
-    monkeypatch.setattr(
-        megatron_options, "OptimizerConfig", SimpleNamespace
-    )  # Megatron-Core's asks for transformer-engine
+    # Megatron-Core's own configuration asks for transformer-engine.
+    monkeypatch.setattr(megatron_options, "OptimizerConfig", SimpleNamespace)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(options, "find_spec", lambda name: name)
     layout = Layout(data=2, distributed_optimizer=True)
