@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core import mixer
-from eyas.core.accounting import block_costs
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs
 from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose

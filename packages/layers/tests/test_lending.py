@@ -6,10 +6,11 @@ import models
 import pytest
 import torch
 
-from eyas.core.accounting import block_costs, loss_bytes, parameters, state_bytes
+from eyas.core.accounting import parameters, state_bytes
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs, loss_bytes
 from eyas.core.recompute import check_recompute
 from eyas.layers.model import HybridLM
 from eyas.parallel.branches import check_halves

@@ -8,12 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eyas.core.accounting import (
-    block_costs,
     flops_in_place,
-    loss_bytes,
     parameters,
     state_bytes,
-    tail_bytes,
     tail_flops,
     tail_parameters,
     training_flops,
@@ -22,6 +19,7 @@ from eyas.core.accounting import (
 from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.model import ModelSpec
+from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import FULL, recomputes
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
