@@ -95,6 +95,14 @@ def test_more_ranks_than_units_need_a_shared_axis():
         Axis("num_groups", 2, shared=True).check("mamba2", 3)
 
 
+def test_ranks_exchange_units_that_divide_or_that_they_may_share():
+    Axis("num_heads", 8).check_exchange("mamba2", 2, 4)
+    Axis("num_groups", 2, shared=True).check_exchange("mamba2", 1, 4)
+    for axis, context in ((Axis("num_heads", 8), 8), (Axis("num_groups", 2, shared=True), 3)):
+        with pytest.raises(LayoutError, match=f"mamba2.{axis.name}={axis.units} leaves .* layout.context={context} "):
+            axis.check_exchange("mamba2", 2 if axis.units == 8 else 1, context)
+
+
 @given(experts=st.sampled_from([4, 8]), expert=st.sampled_from([1, 2, 4]), inside=st.sampled_from([1, 3]))
 def test_experts_lie_on_a_grid_of_their_own(experts, expert, inside):
     down = per_expert(experts, row(5, Axis("neurons", 6), 1))
