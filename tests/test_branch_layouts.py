@@ -20,12 +20,15 @@ LAYOUTS = {
     "swapped, pipeline": Layout(tensor=2, pipeline=2, branches="swapped"),
     "halves, exchanged heads": Layout(tensor=2, branches="halves", context=2, context_exchange="alltoall"),
     "swapped, distributed optimizer": Layout(tensor=2, data=2, branches="swapped", distributed_optimizer=True),
+    "halves, distributed optimizer in parts": Layout(
+        tensor=2, sequence=True, data=2, branches="halves", distributed_optimizer=True, overlap=True
+    ),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_branches_on_halves_change_nothing(layout):
-    assert_layout_changes_nothing(falcon_h1(repeat=3), layout)
+    assert_layout_changes_nothing(falcon_h1(repeat=3, ssm_heads=8), layout)
 
 
 @pytest.mark.parametrize("name", ["halves and sequence", "swapped halves of four ranks"])

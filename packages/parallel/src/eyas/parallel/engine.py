@@ -54,7 +54,7 @@ class Engine:
         self.tied_copy = tied and numbers[-1] == end > 0
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
-        gradients.mark(self.model, tied=tied and end > 0, tied_copy=self.tied_copy)
+        gradients.mark(self.model, layout, tied=tied and end > 0, tied_copy=self.tied_copy)
         self.chunks: list[nn.Module] = [
             StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
             for number, stage in zip(numbers, stages, strict=True)
