@@ -34,7 +34,9 @@ def test_every_layer_that_exchanges_heads_must_be_able_to() -> None:
     check_fits(model("attn", "ffn"), layout, 16)
     with pytest.raises(LayoutError, match="exchanges heads, but no layer of the model does that"):
         check_fits(model("ffn"), layout, 16)
-    with pytest.raises(LayoutError, match="model.layers.attn: attention.num_heads=2 leaves 2 to each .* layout.context=4 ranks"):
+    with pytest.raises(
+        LayoutError, match="model.layers.attn: attention.num_heads=2 leaves 2 to each .* layout.context=4 ranks"
+    ):
         check_fits(model("attn"), Layout(context=4, context_exchange="alltoall"), 16)
 
 
