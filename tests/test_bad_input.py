@@ -54,6 +54,7 @@ TRAIN = {
     "float64 state in parts": ("trainer.precision=float64 layout=data2", "float64 cannot be combined with layout.dist"),
     "dropout": ("model.dropout=1", "model.dropout=1.0 must be at least 0 and below 1"),
     "overlap": ("layout.overlap=true", "layout.overlap=true reduces gradients over replicas, but layout.data=1"),
+    "dividing nothing": ("layout.distributed_optimizer=true", "optimizer's state over replicas, but layout.data=1"),
     "ramp": ("'trainer.batch_ramp={start: 3, increment: 4, steps: 9}'", "batch_ramp.start=3 does not grow to global"),
     "stages": ("layout.pipeline=7 trainer.global_batch=28", "layout.pipeline=7 stages cannot share 6 blocks"),
     "list of stages": ("layout.pipeline=2 layout.stages=[3,4]", r"layout.stages=\[3, 4\] divides 7 blocks, .* has 6"),
@@ -65,7 +66,7 @@ TRAIN = {
     "shared block over stages": ("model=zamba2_tiny layout.pipeline=2", "shared block 'attend' stands on stages 0, 1"),
     "block option": ("model=zamba2_tiny model.blocks.think.reads=side", "model.blocks.think.reads: expected one of"),
     "meta tokens": ("model=hymba_tiny layout=tensor2 data.sequence_length=65", "65 behind 16 meta tokens cannot be"),
-    "dispatcher without experts": ("layout.dispatcher=allgather", "allgather is about experts, and the model has none"),
+    "dispatcher without experts": ("layout.data=2 layout.dispatcher=allgather", "every process has all experts whole"),
     "experts over ranks": (
         "model=mixtral_tiny layout.data=3 layout.expert=3 trainer.global_batch=12",
         "num_experts=8 cannot be split over layout.expert=3",
