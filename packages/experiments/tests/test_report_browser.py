@@ -106,6 +106,22 @@ def test_dragging_zooms_and_a_double_click_shows_all(act):
     assert seen["again"] == whole
 
 
+def test_pointing_at_a_line_tells_its_run_step_and_value(act):
+    seen = act("""
+      const chart = charts[0], tip = document.getElementById("tip");
+      chart.draw();
+      const frame = chart.canvas.getBoundingClientRect(), line = chart.lines[4];
+      const at = (x, y) => chart.canvas.dispatchEvent(
+        new PointerEvent("pointermove", { clientX: frame.left + x, clientY: frame.top + y }));
+      at(chart.atX(line.xs[30]), chart.atY(line.ys[30]));
+      const near = [tip.hidden, tip.textContent, told(line.ys[30]), hovered];
+      at(chart.box.x + 5, chart.box.y + chart.box.h - 1);
+      return [...near, tip.hidden, hovered];""")
+    hidden, text, value, row, *away = seen
+    assert (hidden, text, row) == (False, f"model=mamba2 · 4 · step 31: {value}", 1)
+    assert away == [True, None]
+
+
 def test_columns_are_chosen(act):
     seen = act("""
       const hidden = (name) => {

@@ -56,7 +56,8 @@ def plot_data(gathered: Gathered) -> dict[str, Any]:
 
 def row_label(results: Results, row: Row) -> str:
     """What tells the row from the others: its values of what varies."""
-    values = [f"{name.rpartition('.')[2]}={value}" for name, value in zip(results.options, row.options, strict=True)]
+    named = zip(results.options, row.options, strict=True)
+    values = [f"{name.rpartition('.')[2]}={value}" for name, value in named if value]
     label, run = " ".join(values), results.label(row.runs[0])
     if len(label) > LONG_LABEL:
         return f"{run}: {label[:LONG_LABEL]}…"
