@@ -10,7 +10,10 @@ from statistics import stdev
 from eyas.experiments.run_records import RunRecord, find_runs
 
 SEED = "seed"
-FIRST_METRICS = ("validation_loss", "train_loss", "tokens_per_second", "parameters", "memory_gib", "seconds")
+FIRST_METRICS = (
+    "accuracy", "whole_accuracy", "excess_loss", "validation_loss", "train_loss", "tokens_per_second", "parameters",
+    "memory_gib", "seconds",
+)  # fmt: skip
 """Metrics that come first, where they exist; the others follow by name."""
 
 

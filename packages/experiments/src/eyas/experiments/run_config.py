@@ -15,6 +15,7 @@ from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
+from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
 from eyas.parallel.branches import check_split
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -90,13 +91,6 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """What is learnt. There is one task so far, so nothing depends on it; another kind is refused."""
-
-    kind: Literal["language_modelling"] = "language_modelling"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides a run; the run folder's config.yaml holds it whole."""
 
@@ -114,16 +108,24 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
+    task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
 
     @property
     def spec(self) -> ModelSpec:
         """The model that the `model` group describes."""
         return load_model(self.model)
 
+    @property
+    def drawn_task(self) -> Task | None:
+        """The task that draws its own sequences; None for language modelling."""
+        return load_task(self.task)
+
 
 def load_run(data: Mapping[str, Any]) -> RunConfig:
     """Reads plain data, and checks that its parts fit together. Raises ConfigError, LayoutError or DataError."""
+    task = load_task(data.get("task") or {"kind": LANGUAGE_MODELLING})  # before `data`, whose sizes follow from it
+    if task is None and (data.get("data") or {}).get("source") == "task":
+        raise ConfigError("data=task is what a task draws, but task=language_modelling reads text; choose data=files")
     run = load(RunConfig, data)
     check(run)
     return run
@@ -140,6 +142,7 @@ def check(run: RunConfig) -> None:
                 raise
             raise LayoutError(f"a stage of trainer.batch_ramp: {error}") from error
     layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
+    check_task(run, spec)
     if run.data.isolate_documents and spec.meta_tokens:
         raise ConfigError(
             "data.isolate_documents=true, but model.meta_tokens stand in front of a row, not of each of its documents; "
@@ -188,6 +191,25 @@ def check(run: RunConfig) -> None:
             "optimizer.cpu_offload=0"
         )
     run.schedule.check(trainer.max_steps)
+
+
+def check_task(run: RunConfig, spec: ModelSpec) -> None:
+    """Raises ConfigError or LayoutError where task and data do not fit together, or the layout cannot test the task."""
+    task, kind = run.drawn_task, run.task["kind"]
+    if task is None:
+        return
+    if run.data.source != "task":
+        raise ConfigError(
+            f"task {kind} draws its own sequences, but data.source={run.data.source}; leave data= out, or set data=task"
+        )
+    for option in ("vocab_size", "sequence_length"):
+        given, needed = getattr(run.data, option), getattr(task, option)
+        if given != needed:
+            raise ConfigError(f"data.{option}={given}, but task {kind} decides it: {needed}; leave it out")
+    if run.sample.prompt is not None:
+        raise ConfigError(f"sample.prompt continues text, and task {kind} has none; choose sample=none")
+    for test in task.tests().values():
+        run.layout.check_sequence(test.sequence_length, spec.meta_tokens)
 
 
 def check_context(name: str, mixer: MixerConfig, layout: Layout) -> None:

@@ -1,4 +1,4 @@
-"""Each token of a global batch graded, whatever the layout: its loss, and whether the model's first choice is its label.
+"""Each token of a global batch graded under any layout: its loss, and whether the model's first choice is its label.
 
 A pass of Megatron-Core's schedule leaves the last stage's ranks with tables of their own tokens; here they become one.
 """

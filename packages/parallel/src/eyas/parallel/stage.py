@@ -34,7 +34,7 @@ class StageModule(nn.Module):
         return self.model.embedding.weight  # type: ignore[union-attr,return-value]
 
     def forward(self, batch: Mapping[str, Tensor], graded: bool = False) -> Tensor | Losses:
-        """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS. `graded` asks the last stage for hits."""
+        """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS. `graded` asks for hits."""
         arguments: dict[str, Any] = {f"{name}_BS": tensor for name, tensor in batch.items()}
         if graded:
             arguments["graded"] = True
