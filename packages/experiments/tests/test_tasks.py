@@ -1,8 +1,5 @@
 """Every task draws what its definition says, and what a rank trains on is its share of that."""
 
-from collections import Counter
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,22 +8,31 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
 from eyas.core.labels import IGNORED
-from eyas.core.schema import defaults, dump, load
+from eyas.core.schema import defaults, dump
 from eyas.experiments.batch_sizes import BatchRamp
 from eyas.experiments.batches import Share
 from eyas.experiments.task_batches import TEST, TRAINING, TaskBatches, TaskTests, drawn
 from eyas.experiments.tasks import KINDS, Graded, load_task
+from eyas.experiments.tasks.copying import Copying
+from eyas.experiments.tasks.induction import Induction
 from eyas.experiments.tasks.mqar import Mqar
+from eyas.experiments.tasks.phonebook import Phonebook
+from eyas.experiments.tasks.selective_copying import SelectiveCopying
 
 SMALL = {
     "mqar": Mqar(vocab_size=32, sequence_length=24, pairs=3, eval_lengths=(48,), eval_pairs=(2,)),
+    "copying": Copying(alphabet=5, shortest=9, longest=12, eval_lengths=(20,)),
+    "phonebook": Phonebook(entries=5, fewest=4, names=30, digits=3, eval_lengths=(9,)),
+    "phonebook reversed": Phonebook(entries=5, fewest=4, names=30, digits=3, order="reversed", eval_lengths=(9,)),
+    "induction": Induction(sequence_length=24, eval_lengths=(40, 16)),
+    "selective_copying": SelectiveCopying(alphabet=6, length=20, data_tokens=5, eval_lengths=(40,)),
 }
 tasks = pytest.mark.parametrize("task", SMALL.values(), ids=SMALL.keys())
 seeds = st.integers(0, 10**6)
 
 
 def test_every_kind_is_tested():
-    assert SMALL.keys() == KINDS.keys()
+    assert {task.kind for task in SMALL.values()} == KINDS.keys()
 
 
 @tasks
@@ -120,84 +126,18 @@ def test_a_whole_answer_needs_every_token(data):
     assert task.metrics(Graded(tokens, labels, hit * 0.0, hit))["whole_accuracy"] == np.mean(right)
 
 
-# MQAR
-
-mqars = st.builds(
-    lambda pairs, more, vocab, filler: Mqar(
-        vocab_size=2 * pairs + 2 + vocab, sequence_length=4 * pairs + more, pairs=pairs, filler=filler
-    ),
-    st.integers(1, 6),
-    st.integers(0, 20),
-    st.integers(0, 40),
-    st.sampled_from(["outside_keys", "uniform", "zeros"]),
-)
-
-
-@given(mqars, seeds)
-def test_mqar_asks_each_key_once_for_its_value(task, seed):
-    tokens, labels = (rows[0] for rows in drawn(task, TRAINING, seed, [0]))
-    context, half = 2 * task.pairs, task.vocab_size // 2
-    keys, values = tokens[:context:2].tolist(), tokens[1:context:2].tolist()
-    assert len(set(keys)) == len(set(values)) == task.pairs
-    assert all(1 <= key < half for key in keys) and all(half <= value < task.vocab_size for value in values)
-    asked = np.flatnonzero(labels != IGNORED)
-    assert all(place >= context and (place - context) % 2 == 0 for place in asked)
-    assert sorted(tokens[asked]) == sorted(keys)
-    assert dict(zip(tokens[asked].tolist(), labels[asked].tolist(), strict=True)) == dict(
-        zip(keys, values, strict=True)
-    )
-    filler = np.delete(tokens, [*range(context), *asked])
-    if task.filler == "zeros":
-        assert not filler.any()
-    if task.filler == "outside_keys":
-        assert set(filler.tolist()).isdisjoint(keys)
-
-
-def test_mqar_filler_is_uniform_outside_the_keys():
-    task = Mqar(vocab_size=12, sequence_length=40, pairs=2, filler="outside_keys")
-    found: Counter[int] = Counter()
-    for number in range(4000):
-        filled = task.fill(np.random.RandomState(number), np.array([5, 2]))
-        found.update(filled.tolist())
-    assert found.keys() == set(range(12)) - {5, 2}
-    assert max(abs(count / found.total() - 0.1) for count in found.values()) < 0.004  # 5 deviations
-
-
-@pytest.mark.parametrize("power", [0.01, 0.5, 1.0])
-def test_mqar_asks_by_the_power_law(power):
-    task = Mqar(vocab_size=16, sequence_length=22, pairs=1, power=power)
-    _, labels = drawn(task, TRAINING, 1, range(20_000))
-    gaps = (np.nonzero(labels != IGNORED)[1] - 2) // 2
-    law = power * np.arange(1, 11) ** (power - 1)
-    shares = np.bincount(gaps, minlength=10) / len(gaps)
-    assert np.abs(shares - law / law.sum()).max() < 0.018  # 5 deviations
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("kind", "options", "message"),
     [
-        ({"pairs": 17}, "task.pairs=17 and their questions need sequence_length=68 or more; it is 64"),
-        (
-            {"pairs": 8, "vocab_size": 16},
-            "task.vocab_size=16 has 7 keys, fewer than pairs=8; set vocab_size=18",
-        ),
-        ({"power": 0}, "task.power=0.0 must be greater than 0"),
-        ({"pairs": 0}, "task.pairs=0 must be at least 1"),
-        ({"eval_lengths": [8]}, "task.eval_lengths=8 cannot be tested: pairs=8 and their questions need"),
-        ({"eval_pairs": [200]}, "task.eval_pairs=200 cannot be tested: vocab_size=256 has 127 keys, fewer than pairs"),
-        ({"eval_lengths": [128, 128]}, r"task.eval_lengths=\[128, 128\] names a length twice"),
-        ({"kind": "mqa"}, "task.kind: unknown task 'mqa'; did you mean 'mqar'?"),
-        ({"pair": 8}, "task: unknown option 'pair'; did you mean 'pairs'"),
+        ("copying", {"longest": 3, "shortest": 4}, "task.longest=3 is less than shortest=4"),
+        ("phonebook", {"entries": 600}, "task.entries=600 must be from fewest=8 to names=512"),
+        ("phonebook", {"fewest": 2}, "task.fewest=2 must be at least 3"),
+        ("induction", {"sequence_length": 8}, "task.prefix=10 must leave room"),
+        ("induction", {"eval_lengths": [8]}, "task.eval_lengths=8 cannot be tested: prefix=10"),
+        ("selective_copying", {"length": 8}, "task.length=8 has no room for data_tokens=16"),
+        ("selective_copying", {"alphabet": 2}, "task.alphabet=2 must be at least 3"),
     ],
 )
-def test_what_mqar_cannot_do_is_refused(options, message):
+def test_what_a_task_cannot_do_is_refused(kind, options, message):
     with pytest.raises(ConfigError, match=message):
-        load_task({"kind": "mqar"} | options)
-
-
-def test_mqar_is_tested_with_other_numbers_of_pairs():
-    task = load(Mqar, {"eval_lengths": [128], "eval_pairs": [4, 32]})
-    assert {name: (test.sequence_length, test.pairs) for name, test in task.tests().items()} == {
-        "": (64, 8), "_at_128": (128, 8), "_with_4_pairs": (64, 4), "_with_32_pairs": (128, 32),
-    }  # fmt: skip
-    assert replace(task, eval_lengths=(), eval_pairs=()) == task.tests()[""]
+        load_task({"kind": kind} | options)

@@ -32,7 +32,7 @@ def drawn(task: Task, use: int, seed: int, numbers: Iterable[int]) -> tuple[Toke
 
 
 class TaskBatches(StepBatches):
-    """Training batches of a task, in which no sequence comes twice."""
+    """Training batches of a task: every sequence is drawn anew."""
 
     def __init__(self, task: Task, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:
         super().__init__(share, steps, seed, ramp)

@@ -8,13 +8,21 @@ from typing import Any
 from eyas.core.errors import ConfigError
 from eyas.core.nearest import unknown_name
 from eyas.core.schema import load
+from eyas.experiments.tasks.copying import Copying
+from eyas.experiments.tasks.induction import Induction
 from eyas.experiments.tasks.mqar import Mqar
+from eyas.experiments.tasks.phonebook import Phonebook
+from eyas.experiments.tasks.selective_copying import SelectiveCopying
 from eyas.experiments.tasks.task import Task
 
 LANGUAGE_MODELLING = "language_modelling"
 """The kind that reads the text of the `data` group."""
 KINDS: dict[str, type[Task]] = {
     "mqar": Mqar,
+    "copying": Copying,
+    "phonebook": Phonebook,
+    "induction": Induction,
+    "selective_copying": SelectiveCopying,
 }
 
 
