@@ -48,7 +48,7 @@ TRAIN = {
     "machine": ("layout.data=512 trainer.global_batch=2048", "needs 512 processes, but this machine carries at most"),
     "batch": ("trainer.global_batch=10", "global batch of 10 .* use 8 or 12"),
     "sequence": ("layout=tensor2 data.sequence_length=255", "sequence length 255 cannot be split over layout.tensor=2"),
-    "task": ("task.kind=classification", "task.kind: .*language_modelling.*got 'classification'"),
+    "task": ("task.kind=classification", "task.kind: unknown task 'classification'; there are: copying"),
     "precision": ("trainer.precision=float16", "trainer.precision: expected one of .*'bfloat16', got 'float16'"),
     "narrow gradients": ("trainer.gradients=bfloat16", "gradients=bfloat16 is narrower than the weights of precision="),
     "float64 state in parts": ("trainer.precision=float64 layout=data2", "float64 cannot be combined with layout.dist"),

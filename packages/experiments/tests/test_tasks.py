@@ -18,6 +18,7 @@ from eyas.experiments.tasks.induction import Induction
 from eyas.experiments.tasks.mqar import Mqar
 from eyas.experiments.tasks.phonebook import Phonebook
 from eyas.experiments.tasks.selective_copying import SelectiveCopying
+from eyas.experiments.tasks.synthetic_corpus import SyntheticCorpus
 
 SMALL = {
     "mqar": Mqar(vocab_size=32, sequence_length=24, pairs=3, eval_lengths=(48,), eval_pairs=(2,)),
@@ -26,6 +27,7 @@ SMALL = {
     "phonebook reversed": Phonebook(entries=5, fewest=4, names=30, digits=3, order="reversed", eval_lengths=(9,)),
     "induction": Induction(sequence_length=24, eval_lengths=(40, 16)),
     "selective_copying": SelectiveCopying(alphabet=6, length=20, data_tokens=5, eval_lengths=(40,)),
+    "synthetic_corpus": SyntheticCorpus(sequence_length=32, symbols=9, keys=2, recall=0.6, eval_lengths=(40,)),
 }
 tasks = pytest.mark.parametrize("task", SMALL.values(), ids=SMALL.keys())
 seeds = st.integers(0, 10**6)
@@ -135,6 +137,8 @@ def test_a_whole_answer_needs_every_token(data):
         ("induction", {"sequence_length": 8}, "task.prefix=10 must leave room"),
         ("induction", {"eval_lengths": [8]}, "task.eval_lengths=8 cannot be tested: prefix=10"),
         ("selective_copying", {"length": 8}, "task.length=8 has no room for data_tokens=16"),
+        ("synthetic_corpus", {"recall": 0}, "task.recall=0.0 must be a share between 0 and 1"),
+        ("synthetic_corpus", {"concentration": 0.01}, "task.concentration=0.01 must be at least 0.02"),
         ("selective_copying", {"alphabet": 2}, "task.alphabet=2 must be at least 3"),
     ],
 )

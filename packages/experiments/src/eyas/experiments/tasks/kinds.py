@@ -13,6 +13,7 @@ from eyas.experiments.tasks.induction import Induction
 from eyas.experiments.tasks.mqar import Mqar
 from eyas.experiments.tasks.phonebook import Phonebook
 from eyas.experiments.tasks.selective_copying import SelectiveCopying
+from eyas.experiments.tasks.synthetic_corpus import SyntheticCorpus
 from eyas.experiments.tasks.task import Task
 
 LANGUAGE_MODELLING = "language_modelling"
@@ -23,6 +24,7 @@ KINDS: dict[str, type[Task]] = {
     "phonebook": Phonebook,
     "induction": Induction,
     "selective_copying": SelectiveCopying,
+    "synthetic_corpus": SyntheticCorpus,
 }
 
 
