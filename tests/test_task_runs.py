@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from command import eyas
@@ -47,22 +48,16 @@ def test_every_task_trains_and_is_tested(kind, tmp_path):
 def mqar(tmp_path_factory):
     """A folder with a run of task mqar of twelve steps, checkpoints after six and twelve, in one process."""
     place = tmp_path_factory.mktemp("mqar")
-    steps = (
-        "trainer.max_steps=12",
-        "trainer.checkpoint_interval=6",
-        "trainer.microbatch=2",
-        "trainer.precision=float64",
-    )
-    run = eyas("train", "task=mqar", *SIZES["mqar"], *MODEL, *SHORT, *steps, "name=one", folder=place)
+    steps = ("trainer.max_steps=12", "trainer.checkpoint_interval=6")
+    exact = ("trainer.microbatch=2", "trainer.precision=float64")
+    run = eyas("train", "task=mqar", *SIZES["mqar"], *MODEL, *SHORT, *steps, *exact, "name=one", folder=place)
     assert (run.returncode, run.stderr) == (0, "")
     return place
 
 
 def metrics_of(folder):
     told = json.loads((folder / "metrics.json").read_text())
-    return {
-        name: value for name, value in told.items() if name.startswith(("accuracy", "loss", "validation", "train_l"))
-    }
+    return {name: value for name, value in told.items() if name.startswith(("accuracy", "loss", "validation"))}
 
 
 def test_a_run_resumed_on_another_layout_ends_with_the_same_metrics(mqar):
@@ -70,10 +65,6 @@ def test_a_run_resumed_on_another_layout_ends_with_the_same_metrics(mqar):
     expected = metrics_of(folder)
     assert {"accuracy", "accuracy_at_32", "loss_at_32", "validation_loss"} <= expected.keys()
     resumed = mqar / "resumed"
-    run = eyas("results", str(folder), "--csv", folder=mqar)
-    assert "accuracy_at_32" in run.stdout
-    import shutil
-
     shutil.copytree(folder, resumed)
     shutil.rmtree(resumed / "checkpoints" / "step-00000012")
     (resumed / "metrics.json").unlink()
@@ -86,7 +77,6 @@ def test_a_run_resumed_on_another_layout_ends_with_the_same_metrics(mqar):
 REFUSED = {
     "generate": (("generate", "runs/one", "--prompt", "x"), "which has no text to go on with"),
     "export": (("export-hf", "runs/one", "out"), "which has no tokenizer to export"),
-    "text from it": (("train", "--dry-run", "start_from=RUN", "data.vocab_size=300"), "leave out data.vocab_size=300"),
     "text after it": (("train", "--dry-run", "start_from=RUN"), "which has no tokenizer to start from"),
 }
 
