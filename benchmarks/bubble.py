@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from eyas.core.mixer import Placement, empty_parameter
 from eyas.core.weights import replicated
-from eyas.parallel.engine import Engine, stages_here
+from eyas.parallel.engine import Engine
 from eyas.parallel.groups import initialise
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.pool import pool, preload
+from eyas.parallel.this_rank import stages_here
 
 BACKWARD = 2
 """Cost of a backward pass in forward passes."""
@@ -80,7 +81,7 @@ class CostingStage(nn.Module):
 
     def __init__(self, seconds: float, first: bool, last: bool) -> None:
         super().__init__()
-        self.weight = empty_parameter(replicated(HIDDEN), Placement(0, 1, torch.float32, "cpu"))
+        self.weight = empty_parameter(replicated(HIDDEN), Placement())
         nn.init.ones_(self.weight)
         self.seconds, self.first, self.last = seconds, first, last
         self.worker: Sleeper | Clock = Clock()

@@ -129,6 +129,8 @@ def draw_recomputed(draw: st.DrawFn, model: dict[str, Any]) -> tuple[str, ...] |
     return draw(st.sampled_from(["full", *[(role,) for role in roles], tuple(roles)]))
 
 
+EXCHANGING = ("attn", "ssm", "mla")
+"""Layers that exchange tokens for heads."""
 HALVED = ("attn", "ssm", "gated_delta_net", "linear_attention")
 """Layers that may lie on half of the ranks: those without a bias behind the sum."""
 
@@ -147,6 +149,7 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
         },
         "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
         **MIXERS,
+        "mla": MIXERS["mla"] | {"num_heads": 8},
     }  # fmt: skip
     if "expert" in axes:
         layers["moe"] = draw_mixture(draw)
@@ -156,6 +159,8 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
         if draw(st.booleans()):
             halved = "halved branches" in axes
             block[:] = draw(st.lists(st.sampled_from(HALVED) if halved else names, min_size=2, max_size=2, unique=True))
+    if "heads exchanged" in axes:
+        blocks[0] = [draw(st.sampled_from(EXCHANGING))]
     if "halved branches" in axes:
         blocks[0] = ["attn", "ssm"]
     if "expert" in axes:

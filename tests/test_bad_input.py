@@ -64,6 +64,7 @@ TRAIN = {
     "float64 state in parts": ("trainer.precision=float64 layout=data2", "float64 cannot be combined with layout.dist"),
     "dropout": ("model.dropout=1", "model.dropout=1.0 must be at least 0 and below 1"),
     "overlap": ("layout.overlap=true", "layout.overlap=true reduces gradients over replicas, but layout.data=1"),
+    "dividing nothing": ("layout.distributed_optimizer=true", "optimizer's state over replicas, but layout.data=1"),
     "ramp": ("'trainer.batch_ramp={start: 3, increment: 4, steps: 9}'", "batch_ramp.start=3 does not grow to global"),
     "stages": ("layout.pipeline=7 trainer.global_batch=28", "layout.pipeline=7 stages cannot share 6 blocks"),
     "list of stages": ("layout.pipeline=2 layout.stages=[3,4]", r"layout.stages=\[3, 4\] divides 7 blocks, .* has 6"),

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core import mixer
-from eyas.core.accounting import block_costs
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs
 from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose
@@ -93,10 +93,8 @@ def test_sizes_left_open_follow_the_width():
 )
 def test_dry_run_counts_the_weights_of_every_stage(sizes, depths, tied, repeated):
     spec = load_model(models.falcon_h1(tied=tied, depths=depths) | {"mtp_repeated": repeated and depths > 0})
-    layout, costs = (
-        Layout(pipeline=sizes[0], virtual_pipeline=sizes[1]),
-        block_costs(spec, sequence_length=8, microbatch=1),
-    )
+    layout = Layout(pipeline=sizes[0], virtual_pipeline=sizes[1])
+    costs = block_costs(spec, sequence_length=8, microbatch=1)
     cut = stages_of(spec, layout, 8)
     for here, blocks in enumerate(cut):
         stage = HybridLM(spec, stage=Stage(blocks, here == 0, here == len(cut) - 1))

@@ -16,9 +16,9 @@ from eyas.layers.testing import (
 from eyas.layers.testing.case import Case, output, splits
 from eyas.layers.testing.costs import bytes_kept, kept_tensors
 from eyas.parallel import groups
-from eyas.parallel.engine import context_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.pool import pool
+from eyas.parallel.this_rank import context_here
 
 SHARED = {
     "two ranks, zigzag": Layout(context=2),

@@ -48,8 +48,8 @@ def stale(x_sBD, first=[]):  # noqa: B006  (the list is what makes it stale)
     return lambda: first[0]
 
 
-def like_everything_else(model, tied, tied_copy):
-    MARK(model, tied, tied_copy)
+def like_everything_else(model, layout, **tied):
+    MARK(model, layout, **tied)
     for part in held(model):
         part.tensor.allreduce = True
 

@@ -13,9 +13,9 @@ from eyas.layers.model import HybridLM
 from eyas.layers.testing import Trial
 from eyas.layers.testing.layouts import engine_here
 from eyas.parallel.context import Context
-from eyas.parallel.engine import replica_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.pool import pool
+from eyas.parallel.this_rank import replica_here
 
 LAYOUTS = {
     "one process": Layout(),

@@ -18,8 +18,8 @@ def kept_and_stated(model, layout, dtype):
     import mixers
     import torch
 
-    from eyas.core.accounting import block_costs, loss_bytes, tail_bytes
     from eyas.core.model import load_model
+    from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
     from eyas.layers.rank_model import stages_here
     from eyas.parallel import groups
 
@@ -64,7 +64,7 @@ def kept_undropped(model, layout, dtype):
     from contextlib import nullcontext
     from unittest.mock import patch
 
-    with patch("eyas.layers.gathered.dropping", lambda dropped: nullcontext()):
+    with patch("eyas.layers.gathered.remaking", lambda remade: nullcontext()):
         return kept_and_stated(model, layout, dtype)[0]
 
 

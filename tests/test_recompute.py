@@ -6,10 +6,10 @@ import pytest
 import torch
 from models import MIXERS, falcon_h1, holding, hymba, mixture, zamba2
 
-from eyas.core.accounting import block_costs, loss_bytes, tail_bytes
 from eyas.core.errors import LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import check_recompute, roles
 from eyas.core.registry import mixers as mixers_by_kind
 from eyas.layers.model import HybridLM

@@ -76,7 +76,7 @@ def megatron_traffic(layout):
 
     from eyas.parallel import groups
     from eyas.parallel.cpu_torch import CpuTorch
-    from eyas.parallel.engine import megatron_config
+    from eyas.parallel.megatron_options import megatron_config
     from eyas.parallel.traffic import Traffic
 
     from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, layers  # isort: skip

@@ -7,12 +7,9 @@ from hypothesis import strategies as st
 
 from eyas.core import registry
 from eyas.core.accounting import (
-    block_costs,
     block_parameters,
     flops_in_place,
     forward_flops,
-    loss_bytes,
-    norm_bytes,
     parameters,
     state_bytes,
     tail_flops,
@@ -20,6 +17,7 @@ from eyas.core.accounting import (
     vocabulary_rows,
 )
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs, loss_bytes, norm_bytes
 from eyas.core.weights import Coordinates
 
 D, V, S = 6, 11, 8

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eyas.core import registry
-from eyas.core.accounting import block_costs, block_flops, forward_flops, parameters, state_bytes
+from eyas.core.accounting import block_flops, forward_flops, parameters, state_bytes
 from eyas.core.arrangement import check_stages
 from eyas.core.errors import ConfigError, LayoutError, PatternError
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs
 from eyas.core.weights import Coordinates
 
 D, V, S = 6, 11, 8

@@ -31,6 +31,13 @@ class Heads(MixerConfig):
         }
 
 
+class Exchanging(Heads):
+    """The same, of which context ranks may each have some heads."""
+
+    kind = "exchanging"
+    exchanges_heads = True
+
+
 def test_parameters_are_the_sizes_of_the_declared_weights():
     assert Heads().parameters(7) == 2 * 7 * 12 + 2 * 5 + 7
 
@@ -57,6 +64,13 @@ def test_ranks_that_cannot_divide_the_weights_are_refused_by_name():
         Heads().check_split(7, Coordinates.of(3))
     with pytest.raises(LayoutError, match=r"heads.num_groups=3 cannot be split over layout.tensor=4; .* multiple of 3"):
         Heads(num_groups=3).check_split(7, Coordinates.of(4))
+
+
+def test_heads_that_ranks_cannot_exchange_are_refused_by_name_where_a_mixer_exchanges_them():
+    Heads().check_exchange(7, 1, 3)
+    Exchanging().check_exchange(7, 1, 4)
+    with pytest.raises(LayoutError, match=r"exchanging.num_heads=4 leaves 2 to each of layout.tensor=2 ranks"):
+        Exchanging().check_exchange(7, 2, 4)
 
 
 def test_a_law_says_nothing_to_a_mixer_without_multipliers():

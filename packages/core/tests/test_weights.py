@@ -30,7 +30,11 @@ def entries(slices):
 @given(split_weights())
 def test_the_slices_of_all_ranks_tile_the_tensor(drawn):
     weight, tensor = drawn
-    held = [entry for rank in range(tensor) for entry in entries(weight.local_slices(Coordinates(rank, tensor)))]
+    held = [
+        entry
+        for rank in range(tensor)
+        for entry in entries(weight.local_slices(Coordinates(tensor_rank=rank, tensor=tensor)))
+    ]
     assert set(held) == set(itertools.product(*map(range, weight.shape)))
     assert all(held.count(entry) == weight.copies(Coordinates.of(tensor)) for entry in set(held))
 
@@ -39,7 +43,7 @@ def test_the_slices_of_all_ranks_tile_the_tensor(drawn):
 def test_every_slice_has_the_local_shape(drawn):
     weight, tensor = drawn
     for rank in range(tensor):
-        slices = weight.local_slices(Coordinates(rank, tensor))
+        slices = weight.local_slices(Coordinates(tensor_rank=rank, tensor=tensor))
         assert tuple(part.stop - part.start for part in slices) == weight.local_shape(Coordinates.of(tensor))
 
 
@@ -52,7 +56,7 @@ def test_a_split_that_fits_passes_the_check(drawn):
 
 def test_ranks_that_share_a_unit_are_neighbours():
     groups = Axis("num_groups", 2, shared=True)
-    held = [column(groups, 1).local_slices(Coordinates(rank, 6))[0] for rank in range(6)]
+    held = [column(groups, 1).local_slices(Coordinates(tensor_rank=rank, tensor=6))[0] for rank in range(6)]
     assert [part.start for part in held] == [0, 0, 0, 1, 1, 1]
     assert groups.copies(6) == 3
 
@@ -60,7 +64,7 @@ def test_ranks_that_share_a_unit_are_neighbours():
 def test_a_replicated_weight_is_whole_on_every_rank():
     weight = replicated(4, 3)
     assert weight.local_shape(Coordinates.of(8)) == weight.shape
-    assert weight.local_slices(Coordinates(5, 8)) == (slice(0, 4), slice(0, 3))
+    assert weight.local_slices(Coordinates(tensor_rank=5, tensor=8)) == (slice(0, 4), slice(0, 3))
     assert weight.copies(Coordinates.of(8)) == 8
 
 
@@ -89,6 +93,14 @@ def test_more_ranks_than_units_need_a_shared_axis():
     Axis("num_groups", 2, shared=True).check("mamba2", 4)
     with pytest.raises(LayoutError, match=r"choose a divisor of 2 \(1, 2\), or a multiple of 2$"):
         Axis("num_groups", 2, shared=True).check("mamba2", 3)
+
+
+def test_ranks_exchange_units_that_divide_or_that_they_may_share():
+    Axis("num_heads", 8).check_exchange("mamba2", 2, 4)
+    Axis("num_groups", 2, shared=True).check_exchange("mamba2", 1, 4)
+    for axis, context in ((Axis("num_heads", 8), 8), (Axis("num_groups", 2, shared=True), 3)):
+        with pytest.raises(LayoutError, match=f"mamba2.{axis.name}={axis.units} leaves .* layout.context={context} "):
+            axis.check_exchange("mamba2", 2 if axis.units == 8 else 1, context)
 
 
 @given(experts=st.sampled_from([4, 8]), expert=st.sampled_from([1, 2, 4]), inside=st.sampled_from([1, 3]))

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.core.accounting import block_costs, block_parameters
+from eyas.core.accounting import block_parameters
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs
 from eyas.layers.block import Block
 from eyas.layers.initial import initialise
 from eyas.layers.norm import rms_norm

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eyas.core.accounting import block_costs, loss_bytes, tail_bytes
 from eyas.core.errors import LayoutError
 from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
 from eyas.layers.model import HybridLM
 from eyas.layers.testing import assert_layout_changes_nothing
 from eyas.layers.testing.compare import gradients

@@ -9,7 +9,7 @@ import torch
 
 from eyas.core.errors import ConfigError
 from eyas.layers.mlp import MLP
-from eyas.layers.testing import costs, laws, layouts, shards
+from eyas.layers.testing import checkpoints, costs, laws, layouts, shards
 from eyas.layers.testing.case import Case
 from eyas.parallel import checkpoint
 
@@ -132,7 +132,7 @@ def loads_something_else(trial, layout, path):
 
     load = checkpoint.load
     with patch.object(checkpoint, "load", spoiled):
-        return shards.load_here(trial, layout, path)
+        return checkpoints.load_here(trial, layout, path)
 
 
 def test_a_layout_that_changes_the_training_is_found(monkeypatch):
@@ -142,7 +142,7 @@ def test_a_layout_that_changes_the_training_is_found(monkeypatch):
 
 
 def test_a_checkpoint_that_loads_as_something_else_is_found(monkeypatch):
-    monkeypatch.setattr(shards, "load_here", loads_something_else)
+    monkeypatch.setattr(checkpoints, "load_here", loads_something_else)
     with pytest.raises(AssertionError, match="is not what was saved after loading it under layout of tensor 2"):
         shards.checkpoint_loads_on_another_layout(CASE, drawn=False)
 

@@ -6,13 +6,14 @@ import models
 import pytest
 import torch
 
-from eyas.core.accounting import block_costs, loss_bytes, parameters, state_bytes
+from eyas.core.accounting import parameters, state_bytes
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs, loss_bytes
 from eyas.core.recompute import check_recompute
 from eyas.layers.model import HybridLM
-from eyas.parallel.branches import check_split
+from eyas.parallel.branches import check_halves
 from eyas.parallel.context import Context
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
@@ -145,4 +146,4 @@ def test_what_is_lent_is_not_computed_again(recompute):
 def test_branches_on_halves_of_the_ranks_lend_nothing():
     spec = load_model(two_layers(pattern=["near+ffn", "same+ffn"], layers=ALONE | {"ffn": MLP}))
     with pytest.raises(LayoutError, match="cannot divide model.layers.near, which shares 'near' with other blocks"):
-        check_split(spec, Layout(tensor=2, branches="halves"))
+        check_halves(spec, Layout(tensor=2, branches="halves"))

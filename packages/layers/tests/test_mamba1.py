@@ -83,6 +83,7 @@ def test_initial_decays_count_upwards_in_every_channel():
     [
         ({"dt_rank": 0}, "l.dt_rank=0 must be at least 1"),
         ({"time_step_min": 0.2}, "l.time_step_min=0.2 must be above 0 and at most time_step_max=0.1"),
+        ({"time_step_floor": 0.2}, "l.time_step_floor=0.2 must be at least 0 and at most time_step_max=0.1"),
         ({"chunk_size": 0}, "l.chunk_size=0 must be at least 1, or null"),
     ],
 )

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyas.core.accounting import block_costs, forward_flops, loss_bytes, parameters, state_bytes
+from eyas.core.accounting import forward_flops, parameters, state_bytes
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_layer, load_model
 from eyas.core.mup import FALCON_H1
+from eyas.core.rank_costs import block_costs, loss_bytes
 from eyas.layers.model import HybridLM, Stage
 from eyas.parallel.context import Context
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.core.accounting import block_costs, loss_bytes, tail_bytes, tail_flops, tail_parameters, training_flops
+from eyas.core.accounting import tail_flops, tail_parameters, training_flops
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
 from eyas.layers.model import HybridLM
 from eyas.layers.testing.compare import gradients
 from eyas.parallel.context import Context

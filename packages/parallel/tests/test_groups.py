@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -94,3 +96,15 @@ def leave_and_return() -> int:
 
 def test_a_job_can_be_left_and_another_joined() -> None:
     assert pool(2).run(leave_and_return) == [2, 2]
+
+
+def test_all_groups_of_a_rank_share_one_gloo_device() -> None:
+    """By itself torch would start a thread for each of them, which never sleeps for long."""
+    assert set(pool(4).run(gloo_threads, Layout(tensor=2, data=2))) == {1}
+
+
+def gloo_threads(layout: Layout) -> int:
+    groups.initialise(layout)
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    assert any(name.startswith("pt_gloo") for name in names)
+    return sum(name.startswith("gloo_tcp") for name in names)

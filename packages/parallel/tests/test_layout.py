@@ -153,6 +153,13 @@ def test_how_sequences_are_shared_means_nothing_without_context_ranks(name: str,
         Layout(context=2, **{name: "ring"})  # type: ignore[arg-type]
 
 
+def test_a_layout_names_its_sizes_and_all_that_was_chosen() -> None:
+    assert str(Layout()) == "layout of one process"
+    chosen = Layout(tensor=2, data=3, sequence=True, expert=2, expert_tensor=1, recompute=("ssm", "norm"))
+    said = "layout of tensor 2 x data 3, sequence, expert 2, expert tensor 1, recompute ssm + norm"
+    assert str(chosen) == said
+
+
 @given(LAYOUTS, st.integers(1, 100))
 def test_a_layout_larger_than_the_machine_is_refused(layout: Layout, available: int) -> None:
     if layout.processes <= available:

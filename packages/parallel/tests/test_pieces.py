@@ -10,11 +10,11 @@ from torch import Tensor
 
 from eyas.core.errors import LayoutError
 from eyas.parallel import groups
-from eyas.parallel.engine import own_pieces_here
 from eyas.parallel.layout import ContextOrder, Layout
 from eyas.parallel.own_pieces import OwnPieces
 from eyas.parallel.pieces import Pieces
 from eyas.parallel.pool import pool
+from eyas.parallel.this_rank import own_pieces_here
 
 S, B, H, P = 16, 2, 4, 3
 ORDERS: list[ContextOrder] = ["zigzag", "contiguous"]

@@ -1,7 +1,7 @@
 """What a transformer layer keeps for its backward pass, operation by operation, as Korthikanti et al. (2022) count it.
 
 Their convention: 16-bit activations, dropout masks of one byte, GELU with four times hidden_size neurons, multi-head
-attention that keeps its scores. Ours (`activation_bytes`, `eyas.core.accounting`) states what this code keeps; the two
+attention that keeps its scores. Ours (`activation_bytes`, `eyas.core.rank_costs`) states what this code keeps; the two
 differ because it keeps no scores, no masks of dropout, and what norms read in float32.
 """
 

@@ -23,7 +23,7 @@ from eyas.core.weights import Coordinates, Weight
 T = TypeVar("T", bound=Tensor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Placement(Coordinates):
     """Where a module's weights live: this rank's place in the grids of the layout, and the compute dtype."""
 

@@ -34,6 +34,9 @@ class MixerConfig:
     carries_context: ClassVar[bool] = False
     """Whether sequences may be shared by context-parallel ranks: the mixer asks `MixerContext.pieces` for what it needs
     of the other pieces, or needs nothing of them. A mixer that says no refuses."""
+    exchanges_heads: ClassVar[bool] = False
+    """Whether under `layout.context_exchange=alltoall` the mixer works on all tokens of a share of each of its axes
+    (`Pieces.heads`, `Pieces.tokens`), instead of asking for the others' tokens or states."""
     owns_tokens: ClassVar[bool] = False
     """Whether the mixer works on each rank's own tokens, with `Mixer.on_own_tokens`."""
 
@@ -107,9 +110,11 @@ class MixerConfig:
         for weight in self.weights(hidden_size).values():
             weight.check(self.kind, at)
 
-    def check_heads(self, tensor: int, context: int) -> None:
-        """Raises LayoutError where `context` ranks cannot share the heads of each of `tensor` ranks, which
-        `layout.context_exchange=alltoall` asks for; a mixer that does not exchange heads has nothing to refuse."""
+    def check_exchange(self, hidden_size: int, tensor: int, context: int) -> None:
+        """Raises LayoutError where `context` ranks cannot share the heads of each of `tensor` ranks."""
+        for axis in (weight.axis for weight in self.weights(hidden_size).values() if self.exchanges_heads):
+            if axis is not None:
+                axis.check_exchange(self.kind, tensor, context)
 
     def with_law(self, law: MupLaw, hidden_size: int) -> Self:
         """This config with the multipliers that a muP law gives for its widths; itself where the law says nothing."""
@@ -127,7 +132,8 @@ def configured(value: float | None, otherwise: float) -> float:
 
 
 def at_least_one(config: MixerConfig, *fields: str) -> None:
-    """Raises ConfigError for a size below one."""
+    """Raises ConfigError for a size below one; options that are null unless set may stay so."""
     for field in fields:
-        if getattr(config, field) < 1:
-            raise ConfigError(f"{field}={getattr(config, field)} must be at least 1")
+        value, open_ = getattr(config, field), getattr(type(config), field, 0) is None
+        if value is not None and value < 1:
+            raise ConfigError(f"{field}={value} must be at least 1{', or null' if open_ else ''}")

@@ -95,6 +95,11 @@ class ModelSpec:
         return self.depths[:1] if self.mtp_repeated else self.depths
 
     @property
+    def all_blocks(self) -> tuple[BlockSpec, ...]:
+        """The blocks, and behind them those of the depths that have weights of their own."""
+        return (*self.blocks, *(block for depth in self.tail for block in depth))
+
+    @property
     def embeds_twice(self) -> bool:
         """Whether the last pipeline stage needs the embedding too: as its head, or to predict further tokens."""
         return self.tie_embeddings or bool(self.depths)

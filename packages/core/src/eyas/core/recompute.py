@@ -21,8 +21,7 @@ def recomputes(recompute: Recompute, role: str) -> bool:
 
 def roles(spec: ModelSpec) -> set[str]:
     """The roles that a model's blocks have."""
-    blocks = [*spec.blocks, *(block for depth in spec.depths for block in depth)]
-    return {NORM, *(spec.layers[name].role for block in blocks for name in block.layers)}
+    return {NORM, *(spec.layers[name].role for block in spec.all_blocks for name in block.layers)}
 
 
 def check_recompute(recompute: Recompute, spec: ModelSpec) -> None:
@@ -30,7 +29,7 @@ def check_recompute(recompute: Recompute, spec: ModelSpec) -> None:
     they borrow."""
     for name, layer in spec.layers.items():
         shares = layer.lends or layer.borrows
-        if shares is not None and (recompute == FULL or layer.role in recompute):
+        if shares is not None and (recompute == FULL or recomputes(recompute, layer.role)):
             raise LayoutError(
                 f"layout.recompute={recompute if recompute == FULL else list(recompute)} cannot repeat "
                 f"model.layers.{name}, which shares {shares!r} with other blocks; leave {layer.role} out of it"

@@ -17,13 +17,12 @@ from eyas.core.errors import LayoutError
 Initializer = Callable[[Any, Any], None]
 """Fills a whole float tensor from a torch.Generator, in place: `initializer(tensor, generator)`."""
 
-
 BranchPlaces = Literal["together", "halves", "swapped"]
 """Where the two branches of a block lie: on all tensor-parallel ranks, each on a half of them, or on halves that swap
 from one such block to the next."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Coordinates:
     """A rank's place in the two grids that weights are divided over: the one of the experts, and everything else's."""
 
@@ -82,6 +81,16 @@ class Axis:
         raise LayoutError(
             f"{kind}.{self.name}={self.units} cannot be split over layout.{field}={tensor}; "
             f"choose a divisor of {self.units} ({', '.join(map(str, fitting))}){also}"
+        )
+
+    def check_exchange(self, kind: str, tensor: int, context: int) -> None:
+        """Raises LayoutError if `context` ranks cannot share the units that one of `tensor` ranks holds."""
+        here = self.local_units(tensor)
+        if here % context == 0 or (self.shared and context % here == 0):
+            return
+        raise LayoutError(
+            f"{kind}.{self.name}={self.units} leaves {here} to each of layout.tensor={tensor} ranks, which "
+            f"layout.context={context} ranks cannot share; choose a divisor of it, or layout.context_exchange=gather"
         )
 
     def copies(self, tensor: int) -> int:

@@ -8,19 +8,18 @@ from rich.console import Console
 from rich.table import Table
 
 from eyas.core.accounting import (
-    block_costs,
     flops_in_place,
-    loss_bytes,
     parameters,
     state_bytes,
-    tail_bytes,
     tail_flops,
     tail_parameters,
     training_flops,
     vocabulary_rows,
 )
+from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.model import ModelSpec
+from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import FULL, recomputes
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
@@ -114,7 +113,8 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     costs, flops = block_costs(spec, **sizes, recompute=recompute), flops_in_place(spec, length)
     loss = loss_bytes(spec, **sizes, loss_chunk=chunk)
     tail = tail_bytes(spec, **sizes, recompute=recompute, loss_chunk=chunk)
-    gathered = [gathered_bytes(run, spec, block) for block in spec.blocks]
+    pairs = zip(spec.blocks, pairs_before(spec.blocks), strict=True)
+    gathered = [gathered_bytes(run, spec, block, pair) for block, pair in pairs]
     kept = [sum(costs[index].activation_bytes + gathered[index] for index in blocks) for blocks in cut]
     kept[-1] += loss + tail + sum(gathered_bytes(run, spec, block) for depth in spec.depths for block in depth)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
@@ -148,16 +148,18 @@ def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
     return matrix * (int(embedding) + int(head)) + meta + behind
 
 
-def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec) -> float:
-    """What a rank keeps of other context ranks' tokens for a block; exchanged heads take the place of its own, and what
-    is recomputed keeps nothing."""
+def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, pair: int = 0) -> float:
+    """What a rank keeps of other context ranks' tokens for a block, behind `pair` blocks of two branches; exchanged
+    heads take the place of its own, and what is recomputed keeps nothing."""
     layout, element = run.layout, ELEMENT[run.trainer.precision]
-    if layout.context_exchange != "gather":
+    if layout.context_exchange != "gather" or layout.recompute == FULL:
         return 0.0
     others = (run.data.sequence_length + spec.meta_tokens) * run.trainer.microbatch * (layout.context - 1)
-    layers = [spec.layers[name] for name in block.layers]
-    layers = [layer for layer in layers if layout.recompute != FULL and not recomputes(layout.recompute, layer.role)]
-    return sum(layer.gathered_bytes(others // layout.context, element, layout.coordinates) for layer in layers)
+    return sum(
+        spec.layers[name].gathered_bytes(others // layout.context, element, at)
+        for name, at in block.places(layout.coordinates, pair).items()
+        if not recomputes(layout.recompute, spec.layers[name].role)
+    )
 
 
 def bytes_per_weight(run: RunConfig) -> float:

@@ -20,8 +20,9 @@ from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
 from eyas.layers.rank_model import stages_here
 from eyas.parallel import checkpoint
-from eyas.parallel.engine import Engine, device_here, replica_here
+from eyas.parallel.engine import Engine
 from eyas.parallel.stage import joined
+from eyas.parallel.this_rank import device_here, replica_here
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 

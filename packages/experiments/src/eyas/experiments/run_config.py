@@ -8,18 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eyas.core.errors import ConfigError, LayoutError
-from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec, load_model
-from eyas.core.recompute import check_recompute
 from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
-from eyas.parallel.branches import check_split
+from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
-from eyas.parallel.stages import stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,40 +138,10 @@ def check(run: RunConfig) -> None:
             if size == trainer.global_batch:
                 raise
             raise LayoutError(f"a stage of trainer.batch_ramp: {error}") from error
-    layout.check_sequence(run.data.sequence_length, spec.meta_tokens)
+    check_fits(spec, layout, run.data.sequence_length)
+    if run.data.isolate_documents:
+        check_documents(spec)
     check_task(run, spec)
-    if run.data.isolate_documents and spec.meta_tokens:
-        raise ConfigError(
-            "data.isolate_documents=true, but model.meta_tokens stand in front of a row, not of each of its documents; "
-            "set one of them to its default"
-        )
-    for name, mixer in spec.layers.items():
-        if mixer.owns_tokens and layout.tensor > 1 and not layout.sequence:
-            raise LayoutError(
-                f"model.layers.{name} ({mixer.kind}) works on each rank's own tokens, so layout.tensor={layout.tensor} "
-                "needs layout.sequence=true"
-            )
-        if run.data.isolate_documents and not mixer.carries_documents:
-            raise ConfigError(
-                f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
-                "choose another mixer or data.isolate_documents=false"
-            )
-        if layout.context > 1:
-            check_context(name, mixer, layout)
-    exchanges = any(type(mixer).check_heads is not MixerConfig.check_heads for mixer in spec.layers.values())
-    if layout.context_exchange != Layout.context_exchange and not exchanges:
-        raise LayoutError(
-            f"layout.context_exchange={layout.context_exchange} exchanges heads, but no layer of the model does that; "
-            "leave it out"
-        )
-    if not any(mixer.owns_tokens for mixer in spec.layers.values()):
-        for field in ("dispatcher", "expert", "expert_tensor"):
-            value = getattr(layout, field)
-            if value != getattr(Layout, field):
-                raise LayoutError(f"layout.{field}={value} is about experts, and the model has none; leave it out")
-    check_split(spec, layout)
-    check_recompute(layout.recompute, spec)
-    stages_of(spec, layout, run.data.sequence_length)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "
@@ -184,6 +151,11 @@ def check(run: RunConfig) -> None:
         raise ConfigError(
             "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose checkpoints "
             "hold the optimizer's state in float32; set one of them to its default"
+        )
+    if layout.distributed_optimizer and layout.data * layout.context == 1 and not run.optimizer.cpu_offload:
+        raise LayoutError(
+            "layout.distributed_optimizer=true splits the optimizer's state over replicas, but layout.data=1; set "
+            "layout.data=2 or more, or layout.distributed_optimizer=false"
         )
     if run.optimizer.cpu_offload and not layout.distributed_optimizer:
         raise ConfigError(
@@ -212,15 +184,16 @@ def check_task(run: RunConfig, spec: ModelSpec) -> None:
         run.layout.check_sequence(test.sequence_length, spec.meta_tokens)
 
 
-def check_context(name: str, mixer: MixerConfig, layout: Layout) -> None:
-    """Raises LayoutError where a layer cannot be trained by ranks that share sequences."""
-    if not mixer.carries_context:
-        raise LayoutError(
-            f"layout.context={layout.context}, but model.layers.{name} ({mixer.kind}) cannot share sequences with "
-            "other ranks; choose another mixer or layout.context=1"
+def check_documents(spec: ModelSpec) -> None:
+    """Raises ConfigError where a model cannot keep packed documents apart."""
+    if spec.meta_tokens:
+        raise ConfigError(
+            "data.isolate_documents=true, but model.meta_tokens stand in front of a row, not of each of its documents; "
+            "set one of them to its default"
         )
-    if layout.context_exchange == "alltoall":
-        try:
-            mixer.check_heads(layout.tensor, layout.context)
-        except LayoutError as error:
-            raise LayoutError(f"model.layers.{name}: {error}") from error
+    for name, mixer in spec.layers.items():
+        if not mixer.carries_documents:
+            raise ConfigError(
+                f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
+                "choose another mixer or data.isolate_documents=false"
+            )

@@ -24,9 +24,9 @@ from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
 from eyas.parallel import checkpoint, groups, quiet
-from eyas.parallel.engine import replica_here
 from eyas.parallel.launch import report_errors
 from eyas.parallel.strategy import MegatronStrategy
+from eyas.parallel.this_rank import replica_here
 
 
 def main() -> None:

@@ -2,17 +2,9 @@
 
 # S sequence, B batch, H query heads, K key-value heads, P head dim
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from eyas.core.errors import LayoutError
-from eyas.core.mixer import Pieces
-
-Read = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Queries, keys, values and mask to what each query reads."""
 
 
 def attend(q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -48,6 +40,15 @@ def through_window(kept_SBKP: Tensor, window: int, sinks: int) -> Tensor:
     return torch.cat([kept_SBKP[:sinks], kept_SBKP[-window:]])
 
 
+def mean_seen(length: int, window: int | None, sinks: int) -> float:
+    """How many of `length` tokens one sees on average; without a window half of them, itself not counted."""
+    if window is None or window >= length:
+        return length / 2
+    beyond = length - window
+    sinks = min(sinks, beyond)
+    return window - window**2 / (2 * length) + (sinks * beyond - sinks**2 / 2) / length
+
+
 def visible(
     length: int,
     window: int | None,
@@ -71,54 +72,6 @@ def visible(
         within_BS = position - first_of_document(documents_BS)
         mask = mask & ((distance < window) | (within_BS[:, None, None, :] < sinks))
     return mask & (documents_BS[:, None, asking, None] == documents_BS[:, None, None, :])
-
-
-def by_heads(
-    read: Read,
-    q_SBHP: Tensor,
-    k_SBKP: Tensor,
-    v_SBKP: Tensor,
-    pieces: Pieces,
-    window: int | None = None,
-    sinks: int = 0,
-) -> Tensor:
-    """`read(q, k, v, mask)` of whole sequences of this rank's share of the heads, for its pieces of all heads, and back
-    to these: (S, B, H, P)."""
-    q, k, v = (pieces.heads(t) for t in (q_SBHP, k_SBKP, v_SBKP))
-    return pieces.tokens(read(q, k, v, visible(len(q), window, sinks, pieces.whole_documents_SB, q.device)))
-
-
-def check_heads(name: str, heads: int, tensor: int, context: int, *, shared: bool = False) -> None:
-    """Raises LayoutError where `context` ranks cannot share those of the `heads` that one of `tensor` ranks has. With
-    `shared` several ranks may have the same one."""
-    here = max(1, heads // tensor)
-    if here % context and not (shared and context % here == 0):
-        raise LayoutError(
-            f"{name}={heads} leaves {here} to each of layout.tensor={tensor} ranks, which layout.context={context} "
-            "ranks cannot share; choose a divisor of it, or layout.context_exchange=gather"
-        )
-
-
-def by_pieces(
-    read: Read,
-    q_SBHP: Tensor,
-    k_SBKP: Tensor,
-    v_SBKP: Tensor,
-    pieces: Pieces,
-    window: int | None = None,
-    sinks: int = 0,
-) -> Tensor:
-    """`read(q, k, v, mask)` of this rank's pieces, each among the whole keys and values up to its own end: (S, B, H, P)
-    of the queries side by side. What lies above the diagonal is no work, nor what lies before a window without sinks.
-    """
-    found, documents_SB = [], pieces.whole_documents_SB
-    for first, q_piece in zip(pieces.firsts, q_SBHP.chunk(len(pieces.firsts), dim=1), strict=True):
-        begin = 0 if window is None or sinks else max(0, first - window + 1)
-        seen = slice(begin, first + len(q_piece))
-        documents = None if documents_SB is None else documents_SB[seen]
-        mask = visible(seen.stop - begin, window, sinks, documents, q_piece.device, queries=len(q_piece))
-        found.append(read(q_piece, k_SBKP[seen], v_SBKP[seen], mask))
-    return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
 
 def first_of_document(documents_BS: Tensor) -> Tensor:

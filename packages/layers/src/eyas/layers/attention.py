@@ -17,7 +17,8 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.attend import attend, attend_with_sinks, by_heads, by_pieces, check_heads, through_window, visible
+from eyas.layers.attend import attend, attend_with_sinks, mean_seen, through_window, visible
+from eyas.layers.attend_pieces import by_heads, by_pieces
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
@@ -38,6 +39,7 @@ class Attention(Mixer):
         role = "attention"
         carries_documents = True
         carries_context = True
+        exchanges_heads = True
 
         num_heads: int
         """Query heads; split over the tensor-parallel ranks."""
@@ -78,7 +80,7 @@ class Attention(Mixer):
         """Scales the output, its bias included."""
 
         def __post_init__(self) -> None:
-            at_least_one(self, "num_heads", "head_dim")
+            at_least_one(self, "num_heads", "head_dim", "window", "input_size")
             if self.kv_heads < 1 or self.num_heads % self.kv_heads:
                 raise ConfigError(
                     f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}; "
@@ -94,12 +96,8 @@ class Attention(Mixer):
                 raise ConfigError(f"{field}={self.rotated} must be even for rotary positions; or set rope_base=null")
             if self.rope_scaling is not None and self.rope_base is None:
                 raise ConfigError("rope_scaling needs rotary positions; set rope_base, or rope_scaling=null")
-            if self.window is not None and self.window < 1:
-                raise ConfigError(f"window={self.window} must be at least 1, or null for full attention")
             if self.sink_tokens is not None and self.sink_tokens < 0:
                 raise ConfigError(f"sink_tokens={self.sink_tokens} must not be negative")
-            if self.input_size is not None:
-                at_least_one(self, "input_size")
             for field in ("lends_kv", "key_multiplier") if self.borrows_kv is not None else ():
                 if getattr(self, field) is not None:
                     raise ConfigError(
@@ -167,12 +165,7 @@ class Attention(Mixer):
             return declared
 
         def flops(self, hidden_size: int, sequence_length: int, convention: FlopConvention = "exact") -> float:
-            seen = sequence_length / 2
-            if self.window is not None and self.window < sequence_length:
-                beyond = sequence_length - self.window
-                sinks = min(self.sink_tokens or 0, beyond)
-                seen = self.window - self.window**2 / (2 * sequence_length)
-                seen += (sinks * beyond - sinks**2 / 2) / sequence_length
+            seen = mean_seen(sequence_length, self.window, self.sink_tokens or 0)
             into = 2.0 * self.input_width(hidden_size) * self.head_dim * (self.num_heads + 2 * self.own_kv_heads)
             projections = into + 2.0 * hidden_size * self.head_dim * self.num_heads
             return projections + 4.0 * seen * self.num_heads * self.head_dim
@@ -202,10 +195,6 @@ class Attention(Mixer):
 
         def gathered_bytes(self, tokens: int, element: int = 4, at: Coordinates = WHOLE) -> float:
             return 2 * tokens * max(1.0, self.kv_heads / at.tensor) * self.head_dim * element
-
-        def check_heads(self, tensor: int, context: int) -> None:
-            check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
-            check_heads(f"{self.kind}.num_kv_heads", self.kv_heads, tensor, context, shared=True)
 
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(

@@ -54,8 +54,8 @@ class Branches(nn.Module):
         """x: (s, B, D), what the block reads, twice as wide beside the embeddings. Returns (s, B, D)."""
         readers, again = self.readers(), recomputes(context.recompute, NORM)
         normed_sBD = renormed(self.norm, x_sBD, context)
-        read = Gathered(normed_sBD, context, whole=bool(readers), remade=(x_sBD, self.norm) if again else None)
-        with read.dropping():
+        read = Gathered(normed_sBD, context, whole=bool(readers), made_from=(x_sBD, self.norm) if again else None)
+        with read.remaking():
             complete = self.complete(normed_sBD, context)
             partials = {
                 name: forward_of(branch, read.whole, context.at(branch.place), changed.get(name, {}))

@@ -96,7 +96,7 @@ class Vocabulary(nn.Module):
     def _read(self, h_sBD: Tensor, context: Context, reader: Callable[[Tensor], Tensor]) -> Tensor:
         """What a reader makes of the hidden, gathered for it and not kept so."""
         read = Gathered(h_sBD, context)
-        with read.dropping():
+        with read.remaking():
             result = reader(read.whole)
         read.results([result])
         return result

@@ -52,14 +52,12 @@ class GatedDeltaNet(Mixer):
         """Tokens per chunk of the scan; null lets the kernel choose. The result does not depend on it."""
 
         def __post_init__(self) -> None:
-            at_least_one(self, "num_heads", "key_head_dim", "value_head_dim", "conv_kernel")
+            at_least_one(self, "num_heads", "key_head_dim", "value_head_dim", "conv_kernel", "chunk_size")
             if self.key_heads < 1 or self.num_heads % self.key_heads:
                 raise ConfigError(
                     f"num_key_heads={self.num_key_heads} must divide num_heads={self.num_heads}; "
                     "heads share queries and keys in equal groups"
                 )
-            if self.chunk_size is not None and self.chunk_size < 1:
-                raise ConfigError(f"chunk_size={self.chunk_size} must be at least 1, or null")
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:

@@ -11,12 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from eyas.layers.dropped import Dropped, dropping
+from eyas.layers.remade import Remade, remaking
 from eyas.parallel.context import Context
 
 
 class Gathered:
-    """x (s, B, D) as `whole` (S, B, D). Where ranks split the sequence, readers inside `dropping()` keep this rank's
+    """x (s, B, D) as `whole` (S, B, D). Where ranks split the sequence, readers inside `remaking()` keep this rank's
     part alone, and the backward pass gathers it again."""
 
     def __init__(
@@ -25,35 +25,35 @@ class Gathered:
         context: Context,
         *,
         whole: bool = True,
-        remade: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None,
+        made_from: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
-        """`whole` says whether anyone reads the whole, and `remade` what makes x from what, where x itself is not kept
-        either."""
+        """`whole` says whether anyone reads the whole, and `made_from` from what x is made and how, where x itself is
+        not kept either."""
         self.whole = context.gather(x_sBD) if whole else x_sBD
-        self.dropped: list[Dropped] = []
+        self.remade: list[Remade] = []
         if context.forgotten or not torch.is_grad_enabled():
             return
-        source, make = remade or (x_sBD, unchanged)
-        if remade is not None:
-            self.dropped.append(Dropped(x_sBD, source, lambda source: partial(make, source)))
-        if whole and context.splits_sequence:
-            self.dropped.append(Dropped(self.whole, source, lambda source: context.begin_gather(make(source))))
+        source, make = made_from or (x_sBD, unchanged)
+        if made_from is not None:
+            self.remade.append(Remade(x_sBD, source, lambda source: partial(make, source)))
+        if whole and context.shards > 1:
+            self.remade.append(Remade(self.whole, source, lambda source: context.begin_gather(make(source))))
 
     @contextmanager
-    def dropping(self) -> Iterator[None]:
+    def remaking(self) -> Iterator[None]:
         """Inside, readers keep nothing of the whole."""
-        if not self.dropped:  # whoever else decides what is kept, decides
+        if not self.remade:  # whoever else decides what is kept, decides
             yield
             return
-        with dropping(self.dropped):
+        with remaking(self.remade):
             yield
 
     def results(self, given: Iterable[Tensor]) -> None:
         """Tells what the readers gave: as soon as one's gradient arrives, the backward pass begins to gather."""
         for result in given:
             if result.requires_grad:
-                for dropped in self.dropped:
-                    result.register_hook(dropped.start)
+                for remade in self.remade:
+                    result.register_hook(remade.start)
 
 
 def unchanged(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from eyas.core.errors import ConfigError
 from eyas.core.mixer import held
 from eyas.core.weights import Initializer
 
@@ -59,6 +60,17 @@ def log_uniform(low: float, high: float) -> Initializer:
 def log_of_counting(tensor: Tensor, generator: Generator) -> None:
     """log 1, log 2, log 3, ... in every row: Mamba's A_log, S4D's real part (Gu et al., 2022)."""
     tensor.copy_(torch.arange(1, tensor.shape[-1] + 1).log())
+
+
+def check_time_steps(time_step_min: float, time_step_max: float, time_step_floor: float) -> None:
+    """Raises ConfigError for bounds of initial time steps, `inverse_softplus_of_log_uniform`'s, that leave none."""
+    if not 0 < time_step_min <= time_step_max:
+        raise ConfigError(f"time_step_min={time_step_min} must be above 0 and at most time_step_max={time_step_max}")
+    if not 0 <= time_step_floor <= time_step_max:
+        raise ConfigError(
+            f"time_step_floor={time_step_floor} must be at least 0 and at most time_step_max={time_step_max}; "
+            "it bounds the initial values from below"
+        )
 
 
 def inverse_softplus_of_log_uniform(low: float, high: float, floor: float) -> Initializer:

@@ -56,13 +56,11 @@ class LinearAttention(Mixer):
         """Tokens per chunk of the scan; null lets the kernel choose. The result does not depend on it."""
 
         def __post_init__(self) -> None:
-            at_least_one(self, "num_heads", "head_dim")
+            at_least_one(self, "num_heads", "head_dim", "chunk_size")
             if self.decay_scale <= 0:
                 raise ConfigError(
                     f"decay_scale={self.decay_scale} must be above 0; a small one makes heads forget slowly"
                 )
-            if self.chunk_size is not None and self.chunk_size < 1:
-                raise ConfigError(f"chunk_size={self.chunk_size} must be at least 1, or null")
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyas.core.errors import ConfigError
 from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
 from eyas.layers.conv import causal_conv, conv_step, histories
-from eyas.layers.initial import inverse_softplus_of_log_uniform, log_of_counting, ones, uniform, zeros
+from eyas.layers.initial import check_time_steps, inverse_softplus_of_log_uniform, log_of_counting, ones, uniform, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
 from eyas.layers.selective_scan import CHUNK, selective_scan
@@ -59,13 +58,8 @@ class Mamba1(Mixer):
         """Tokens per chunk of the scan; null lets the kernel choose. The result does not depend on it."""
 
         def __post_init__(self) -> None:
-            at_least_one(self, "inner_size", "dt_rank", "state_size", "conv_kernel")
-            if not 0 < self.time_step_min <= self.time_step_max:
-                raise ConfigError(
-                    f"time_step_min={self.time_step_min} must be above 0 and at most time_step_max={self.time_step_max}"
-                )
-            if self.chunk_size is not None and self.chunk_size < 1:
-                raise ConfigError(f"chunk_size={self.chunk_size} must be at least 1, or null")
+            at_least_one(self, "inner_size", "dt_rank", "state_size", "conv_kernel", "chunk_size")
+            check_time_steps(self.time_step_min, self.time_step_max, self.time_step_floor)
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:

@@ -18,10 +18,9 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.attend import check_heads
 from eyas.layers.conv import causal_conv, conv_step, histories, latest
 from eyas.layers.gated_norm import gated_group_norm
-from eyas.layers.initial import inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
+from eyas.layers.initial import check_time_steps, inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
 from eyas.layers.linear import linear
 from eyas.layers.mamba2_by_heads import mix_by_heads
 from eyas.layers.ssd import Kernel, ssd, ssd_step
@@ -43,6 +42,7 @@ class Mamba2(Mixer):
         role = "ssm"
         carries_documents = True
         carries_context = True
+        exchanges_heads = True
 
         num_heads: int
         """Heads, a multiple of num_groups; split over the tensor-parallel ranks."""
@@ -75,29 +75,19 @@ class Mamba2(Mixer):
         output_multiplier: float | None = None
 
         def __post_init__(self) -> None:
-            at_least_one(self, "num_heads", "head_dim", "state_size", "num_groups", "conv_kernel")
+            at_least_one(self, "num_heads", "head_dim", "state_size", "num_groups", "conv_kernel", "chunk_size")
             if self.num_heads % self.num_groups:
                 raise ConfigError(
                     f"num_groups={self.num_groups} must divide num_heads={self.num_heads}; "
                     "heads share B and C in equal groups"
                 )
-            if not 0 < self.time_step_min <= self.time_step_max:
-                raise ConfigError(
-                    f"time_step_min={self.time_step_min} must be above 0 and at most time_step_max={self.time_step_max}"
-                )
-            if not 0 <= self.time_step_floor <= self.time_step_max:
-                raise ConfigError(
-                    f"time_step_floor={self.time_step_floor} must be at least 0 and at most "
-                    f"time_step_max={self.time_step_max}; it bounds the initial values from below"
-                )
+            check_time_steps(self.time_step_min, self.time_step_max, self.time_step_floor)
             low, high = self.time_step_limit
             if not 0 <= low < high:
                 raise ConfigError(
                     f"time_step_limit={[low, high]} must be a lower bound of at least 0 and a higher one; "
                     "leave it out for no bounds"
                 )
-            if self.chunk_size is not None and self.chunk_size < 1:
-                raise ConfigError(f"chunk_size={self.chunk_size} must be at least 1, or null for the kernel's own")
 
         @classmethod
         def sizes_for(cls, hidden_size: int) -> dict[str, int]:
@@ -168,10 +158,6 @@ class Mamba2(Mixer):
             history = (self.conv_kernel - 1) * self.conv_channels
             return history * element + self.inner_size * self.state_size * max(element, 4)
 
-        def check_heads(self, tensor: int, context: int) -> None:
-            check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
-            check_heads(f"{self.kind}.num_groups", self.num_groups, tensor, context, shared=True)
-
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(
                 self,
@@ -183,8 +169,7 @@ class Mamba2(Mixer):
     config: Mamba2.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        z, x, B, C, dt = self.project(x_SBD)
-        inputs = {"x": x, "B": B, "C": C}
+        z, inputs, dt = self.project(x_SBD)
         if context.pieces is not None and context.pieces.by_heads:
             return self.output(mix_by_heads(self, inputs, dt, context.pieces), z, context)
         return self.mix(z, inputs, dt, {}, None, context)[0]
@@ -225,12 +210,13 @@ class Mamba2(Mixer):
         )
         return self.output(y_SBHP, z, context), last_BHPN
 
-    def project(self, x: Tensor) -> list[Tensor]:
-        """z, x, B, C, dt of this rank's heads and groups, with their multipliers."""
+    def project(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """z, what the convolutions read (x, B and C by name), and dt of this rank's heads and groups, with their
+        multipliers."""
         c = self.config
         scales = zip(("z", "x", "B", "C", "dt"), c.multipliers or (None,) * 5, strict=True)
-        return [
-            linear(
+        found = {
+            name: linear(
                 x,
                 getattr(self, name),
                 getattr(self, f"{name}_proj_bias", None),
@@ -238,7 +224,8 @@ class Mamba2(Mixer):
                 scale_out=scale,
             )
             for name, scale in scales
-        ]
+        }
+        return found.pop("z"), {name: found[name] for name in "xBC"}, found["dt"]
 
     def taps(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Weight (C, K) and bias (C,) of the convolution over x, B or C."""
@@ -290,12 +277,10 @@ class Mamba2(Mixer):
     def step(self, x_BD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
         c = self.config
         history, carried = dict(state[0]), state[1]
-        z, x, B, C, dt = self.project(x_BD)
-        convolved = []
-        for name, value in zip("xBC", (x, B, C), strict=True):
-            value, history[name] = conv_step(value, history[name], *self.taps(name))
-            convolved.append(value)
-        x, B, C = convolved
+        z, inputs, dt = self.project(x_BD)
+        for name in "xBC":
+            inputs[name], history[name] = conv_step(inputs[name], history[name], *self.taps(name))
+        x, B, C = inputs.values()
         y_BHP, carried = ssd_step(
             self.split(x, c.head_dim),
             self.time_step(dt),
@@ -309,7 +294,6 @@ class Mamba2(Mixer):
 
     def prefill(self, x_SBD: Tensor, state: State, context: MixerContext) -> tuple[Tensor, State]:
         history, carried = state
-        z, x, B, C, dt = self.project(x_SBD)
-        inputs = {"x": x, "B": B, "C": C}
+        z, inputs, dt = self.project(x_SBD)
         y_SBD, carried = self.mix(z, inputs, dt, history, carried, context)
         return y_SBD, ({name: latest(history[name], inputs[name]) for name in "xBC"}, carried)

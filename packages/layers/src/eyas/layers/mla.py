@@ -15,7 +15,8 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, configured
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.attend import attend, by_heads, by_pieces, check_heads, visible
+from eyas.layers.attend import attend, visible
+from eyas.layers.attend_pieces import by_heads, by_pieces
 from eyas.layers.initial import ones, zeros
 from eyas.layers.linear import linear
 from eyas.layers.norm import rms_norm
@@ -36,6 +37,7 @@ class LatentAttention(Mixer):
         role = "attention"
         carries_documents = True
         carries_context = True
+        exchanges_heads = True
 
         num_heads: int
         """Heads; split over the tensor-parallel ranks."""
@@ -63,9 +65,7 @@ class LatentAttention(Mixer):
         output_bias: bool = False
 
         def __post_init__(self) -> None:
-            at_least_one(self, "num_heads", "kv_lora_rank", "qk_nope_head_dim", "v_head_dim")
-            if self.q_lora_rank is not None and self.q_lora_rank < 1:
-                raise ConfigError(f"q_lora_rank={self.q_lora_rank} must be at least 1, or null for plain queries")
+            at_least_one(self, "num_heads", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "v_head_dim")
             if self.qk_rope_head_dim < 2 or self.qk_rope_head_dim % 2:
                 raise ConfigError(f"qk_rope_head_dim={self.qk_rope_head_dim} must be even and at least 2")
 
@@ -137,9 +137,6 @@ class LatentAttention(Mixer):
             widest = max(self.qk_head_dim, self.v_head_dim)
             latent = self.kv_lora_rank + self.qk_rope_head_dim
             return tokens * (2 * self.num_heads / at.tensor * widest + latent) * element
-
-        def check_heads(self, tensor: int, context: int) -> None:
-            check_heads(f"{self.kind}.num_heads", self.num_heads, tensor, context)
 
     config: LatentAttention.Config
 

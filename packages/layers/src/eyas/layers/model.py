@@ -163,10 +163,6 @@ class HybridLM(nn.Module):
         """This stage's blocks in order."""
         return list(self.blocks.values())  # type: ignore[arg-type]  # torch's container knows modules alone
 
-    def predict(self, hidden_sBD: Tensor, context: Context) -> Tensor:
-        """Final norm and head, for the tokens behind the meta tokens. Returns this rank's logits (S, B, V)."""
-        return self.logits(self.final_norm(hidden_sBD), context, skip=self.spec.meta_tokens)
-
     def logits(self, normed_sBD: Tensor, context: Context, skip: int = 0) -> Tensor:
         """The head alone, which the multi-token-prediction depths share, behind the first `skip` positions."""
         return self.output.logits(normed_sBD, self.spec.lm_head_multiplier, context, skip=skip)

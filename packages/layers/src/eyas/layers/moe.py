@@ -78,10 +78,7 @@ class MoE(Mixer):
         """`grouped` multiplies all experts' matrices at once, `loop` one by one; auto: grouped where possible."""
 
         def __post_init__(self) -> None:
-            at_least_one(self, "num_experts", "intermediate_size")
-            for field in ("shared_size", "latent_size"):
-                if getattr(self, field) is not None and getattr(self, field) < 1:
-                    raise ConfigError(f"{field}={getattr(self, field)} must be at least 1, or null for none")
+            at_least_one(self, "num_experts", "intermediate_size", "shared_size", "latent_size")
             if self.selection_bias_rate is not None and self.score != "sigmoid":
                 raise ConfigError(
                     f"selection_bias_rate={self.selection_bias_rate} needs score=sigmoid, not {self.score}; "

@@ -30,6 +30,7 @@ class Context:
     own_pieces: OwnPieces | None = None
     """Which pieces of its sequences this rank has; None for whole sequences."""
     exchange: ContextExchange = "gather"
+    """How mixers with heads share them."""
     documents_SB: Tensor | None = None
     pieces: Pieces | None = None
     lent: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -71,11 +72,6 @@ class Context:
         from eyas.parallel import collectives
 
         return collectives.gather_sequence(x_sBD) if self.sequence else collectives.copy_to_tensor_ranks(x_sBD)
-
-    @property
-    def splits_sequence(self) -> bool:
-        """Whether tensor-parallel ranks hold parts of the sequence between blocks."""
-        return self.sequence and self.place.tensor > 1
 
     def begin_gather(self, x_sBD: Tensor) -> Callable[[], Tensor]:
         """Begins what `gather` does between ranks that split the sequence, once more and outside of differentiation;

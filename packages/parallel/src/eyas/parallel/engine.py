@@ -11,71 +11,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from eyas.core.labels import IGNORED
-from eyas.core.mixer import Placement
-from eyas.parallel import checkpoint, gradients, host, optimizer_state
+from eyas.parallel import checkpoint, gradients, optimizer_state
 from eyas.parallel.after_batch import AfterBatch, Figures
-from eyas.parallel.context import Context
 from eyas.parallel.grading import GRADES, grade_step, whole_table
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
-from eyas.parallel.megatron import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    OptimizerConfig,
-    ParamKey,
-    ParamPredicate,
-    TransformerConfig,
-    get_forward_backward_func,
-    get_megatron_optimizer,
-    parallel_state,
-)
+from eyas.parallel.megatron import DistributedDataParallel, get_forward_backward_func, parallel_state
+from eyas.parallel.megatron_options import buffers, megatron_config, megatron_optimizer
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.own_pieces import OwnPieces
 from eyas.parallel.stage import StageModule, joined
+from eyas.parallel.this_rank import device_here, own_pieces_here, stages_here
 
 Batch = Mapping[str, Tensor]
 """A microbatch's tensors by name, each (B, S)."""
-
-
-def device_here(local_rank: int = 0) -> torch.device:
-    """The device that a worker computes on."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def context_here(layout: Layout, dtype: torch.dtype) -> Context:
-    """This rank's context, after `groups.initialise(layout)`."""
-    place = Placement(
-        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
-        tensor=layout.tensor,
-        expert_rank=parallel_state.get_expert_model_parallel_rank(),
-        expert=layout.expert,
-        expert_tensor_rank=parallel_state.get_expert_tensor_parallel_rank(),
-        expert_tensor=layout.inside_experts,
-        branches=layout.branches,
-        dtype=dtype,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    memory: dict[str, Any] = {"recompute": layout.recompute, "loss_chunk": layout.loss_chunk}
-    return Context(
-        place, layout.sequence, layout.dispatcher, own_pieces_here(layout), layout.context_exchange, **memory
-    )
-
-
-def own_pieces_here(layout: Layout) -> OwnPieces | None:
-    """Which pieces of its sequences this rank has; None where it has them whole."""
-    if layout.context == 1:
-        return None
-    return OwnPieces(parallel_state.get_context_parallel_rank(), layout.context, layout.context_order)
-
-
-def stages_here(layout: Layout) -> range:
-    """Numbers of this rank's pipeline stages."""
-    return layout.stages_of(parallel_state.get_pipeline_model_parallel_rank())
-
-
-def replica_here() -> int:
-    """This rank's replica: the number of its share of every batch."""
-    return int(parallel_state.get_data_parallel_rank())
 
 
 class Engine:
@@ -106,7 +55,7 @@ class Engine:
         self.tied_copy = tied and numbers[-1] == end > 0
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
-        gradients.mark(self.model, tied=tied and end > 0, tied_copy=self.tied_copy)
+        gradients.mark(self.model, layout, tied=tied and end > 0, tied_copy=self.tied_copy)
         self.chunks: list[nn.Module] = [
             StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
             for number, stage in zip(numbers, stages, strict=True)
@@ -216,76 +165,3 @@ def sum_loss(labels_BS: Tensor, losses: Tensor | Losses) -> tuple[Tensor, Tensor
     tokens = (labels_BS != IGNORED).sum().int()
     report = [loss_SB.detach().sum().double() for loss_SB in losses.parts.values()]
     return losses.minimised_SB.sum(), tokens, torch.stack([*report, tokens.double()])
-
-
-def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> TransformerConfig:
-    """What schedules, data-parallel buffers and finalization read; the model itself is ours.
-
-    Interleaved stages send as soon as they are done and wait only for what they need next, one message at a time.
-    """
-    interleaved = layout.virtual_pipeline > 1
-    return TransformerConfig(
-        num_layers=layout.stage_count,
-        hidden_size=hidden_size,
-        num_attention_heads=layout.tensor,
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if interleaved else None,
-        context_parallel_size=layout.context,
-        sequence_parallel=layout.sequence,
-        pipeline_dtype=dtype,
-        params_dtype=dtype,
-        bf16=dtype is torch.bfloat16,
-        calculate_per_token_loss=True,
-        use_cpu_initialization=True,
-        gradient_accumulation_fusion=False,
-        overlap_p2p_comm=interleaved,
-        batch_p2p_comm=host.batches_messages() and not interleaved,
-    )
-
-
-def buffers(
-    model: nn.Module, layout: Layout, dtype: torch.dtype, wide_gradients: bool
-) -> DistributedDataParallelConfig:
-    """How gradients are kept and reduced over the replicas. Overlapped, they go in parts as the backward pass finishes
-    them: Megatron-Core's own parts of 40 million weights would leave a small model whole."""
-    return DistributedDataParallelConfig(
-        grad_reduce_in_fp32=wide_gradients and dtype.itemsize < torch.float32.itemsize,
-        overlap_grad_reduce=layout.overlap,
-        use_distributed_optimizer=layout.distributed_optimizer,
-        bucket_size=min(sum(p.numel() for p in model.parameters()) // PARTS + 1, MOST_AT_ONCE),
-    )
-
-
-PARTS = 8
-MOST_AT_ONCE = 40_000_000
-"""Weights; Megatron-Core's `bucket_size` for up to 40 replicas."""
-
-
-def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]) -> Any:
-    """Megatron-Core's optimizer; weights that opt out of decay are known by their declaration.
-
-    torch's AdamW makes its step in one pass over memory where its groups ask for it; Megatron-Core does not ask.
-    """
-    options.check_device(torch.cuda.is_available())
-    config = OptimizerConfig(
-        optimizer="adam",
-        lr=options.learning_rate,
-        weight_decay=options.weight_decay,
-        adam_beta1=options.beta1,
-        adam_beta2=options.beta2,
-        adam_eps=options.epsilon,
-        clip_grad=options.clip_norm,
-        params_dtype=dtype,
-        bf16=dtype is torch.bfloat16,
-        use_distributed_optimizer=layout.distributed_optimizer,
-        optimizer_cpu_offload=options.cpu_offload > 0,
-        optimizer_offload_fraction=options.cpu_offload,
-        use_precision_aware_optimizer=options.cpu_offload > 0,  # whose code path the offloading optimizer takes
-    )
-    opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.weight.decay)
-    overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}
-    made = get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
-    for group in made.param_groups:
-        group["fused"] = True
-    return made

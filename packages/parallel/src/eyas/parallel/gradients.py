@@ -15,21 +15,24 @@ from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import finalize_model_grads
 
 
-def mark(model: nn.Module, tied: bool, tied_copy: bool) -> None:
+def mark(model: nn.Module, layout: Layout, *, tied: bool, tied_copy: bool) -> None:
     """Tells Megatron-Core which weights are experts', replicated over a grid of their own, and which count in the
     gradient norm: of several copies, the first rank's.
 
-    `tied` says that the first and the last stage have the same embedding, which the distributed optimizer must then
-    divide alike on both; `tied_copy` that this stage's is the copy.
+    What ranks with different weights beside it have in common gets a bucket of its own, so that the distributed
+    optimizer divides it alike on all of them: the embedding where the first and the last stage have the same (`tied`;
+    `tied_copy` where this stage's is the copy), and copies where branches lie on halves of the ranks.
     """
+    halves = layout.branches != "together"
     for name, parameter, weight, place in held(model):
         first = place.tensor_rank % weight.copies(place) == 0
         parameter.tensor_model_parallel = first  # type: ignore[attr-defined]
         parameter.allreduce = not weight.expert  # type: ignore[attr-defined]
-        if tied and name.startswith("embedding."):
+        embedding = tied and name.startswith("embedding.")
+        if embedding or (halves and weight.copies(place) > 1):
             parameter.shared_embedding = True  # type: ignore[attr-defined]
-            if tied_copy:
-                parameter.shared = True  # type: ignore[attr-defined]
+        if embedding and tied_copy:
+            parameter.shared = True  # type: ignore[attr-defined]
 
 
 def finalize(model: Sequence[nn.Module], num_tokens: Tensor | None, layout: Layout, **options: Any) -> None:

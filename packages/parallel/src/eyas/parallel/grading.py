@@ -18,6 +18,7 @@ from eyas.parallel.layout import Layout
 from eyas.parallel.losses import HIT, LOSS, Losses
 from eyas.parallel.megatron import parallel_state
 from eyas.parallel.own_pieces import OwnPieces
+from eyas.parallel.this_rank import device_here, replica_here
 
 GRADES = (LOSS, HIT)
 
@@ -38,10 +39,10 @@ def whole_table(tables: Sequence[Tensor], rows: int, length: int, layout: Layout
 
     rows: sequences of this replica; length: positions of a sequence, meta tokens among them where ranks share it.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    whole = torch.zeros(len(GRADES), layout.data * rows, length, dtype=torch.float64, device=device)
+    shape = len(GRADES), layout.data * rows, length
+    whole = torch.zeros(shape, dtype=torch.float64, device=device_here().type)  # the current one of several GPUs
     if tables:
-        first = int(parallel_state.get_data_parallel_rank()) * rows
+        first = replica_here() * rows
         for grades in tables:
             pieces = grades.transpose(1, 2).chunk(1 if own is None else own.each, dim=1)
             last = first + pieces[0].shape[1]

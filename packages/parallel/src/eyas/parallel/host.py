@@ -14,11 +14,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from eyas.parallel import uneven
 from eyas.parallel.cpu_torch import CpuTorch
@@ -120,6 +122,7 @@ def install() -> bool:
     _load_shards_on_cpu(view)
     _split_sizes_as_numbers()
     _pad_uneven_parts()
+    _share_gloo_device()
     return True
 
 
@@ -201,6 +204,20 @@ def _pad_uneven_parts() -> None:
         ("_reduce_scatter_along_first_dim", uneven.padded_reduce_scatter),
     ):
         mappings[name] = padded(mappings[name])
+
+
+def _share_gloo_device() -> None:
+    """All process groups of a process share one gloo device. By itself torch makes one for each group, whose thread
+    looks for messages a hundred times a second: a layout has some thirty groups, and idle ranks kept cores busy."""
+    group: Any = distributed_c10d.ProcessGroupGloo
+    by_itself, device = group.__init__, functools.cache(group.create_default_device)
+
+    def with_shared_device(self: Any, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+        options = group._Options()
+        options._timeout, options._threads, options._devices = timeout, 2, [device()]
+        by_itself(self, store, rank, size, options)
+
+    group.__init__ = with_shared_device
 
 
 def _module(place: Assumption) -> ModuleType:

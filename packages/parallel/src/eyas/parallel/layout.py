@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from math import prod
+from typing import Literal
 
 from eyas.core.errors import LayoutError
-from eyas.core.recompute import FULL, Recompute
+from eyas.core.recompute import Recompute
 from eyas.core.weights import BranchPlaces, Coordinates
+from eyas.parallel.layout_rules import check_combination, check_values, is_size
 
 Dispatcher = Literal["alltoall", "allgather"]
 Cut = Literal["auto"]
 ContextOrder = Literal["zigzag", "contiguous"]
 ContextExchange = Literal["gather", "alltoall"]
-CHOICES = {
-    "dispatcher": Dispatcher,
-    "branches": BranchPlaces,
-    "context_order": ContextOrder,
-    "context_exchange": ContextExchange,
-}
-OPTIONS = ("sequence", "distributed_optimizer", "overlap")
-"""Fields that are on or off."""
+SIZES = ("tensor", "pipeline", "context", "data")
+"""Fields whose product is the number of processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes of each kind of parallelism; their product is the number of processes."""
+    """Sizes of each kind of parallelism and the options that go with them. The number of processes is `tensor` x
+    `pipeline` x `context` x `data`; experts lie on the same ones."""
 
     tensor: int = 1
     """Processes that share each layer's weights."""
@@ -71,65 +68,8 @@ class Layout:
     """Tokens of a microbatch whose logits are made at once, for the loss and again for its gradient; None for all."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if field.name == "recompute":
-                if size != FULL and not (isinstance(size, tuple) and all(isinstance(role, str) for role in size)):
-                    raise LayoutError(f"layout.recompute={size!r} must be full, or a list of roles")
-            elif field.name == "stages":
-                if not (
-                    size is None or size in get_args(Cut) or (isinstance(size, tuple) and all(map(_is_size, size)))
-                ):
-                    shown = list(size) if isinstance(size, tuple) else size
-                    raise LayoutError(
-                        f"layout.stages={shown} must be auto, or each stage's number of blocks, at least 1"
-                    )
-            elif field.name in CHOICES:
-                if size not in get_args(CHOICES[field.name]):
-                    allowed = ", ".join(get_args(CHOICES[field.name]))
-                    raise LayoutError(f"layout.{field.name}={size!r} must be one of {allowed}")
-            elif field.type == "bool":
-                if not isinstance(size, bool):
-                    raise LayoutError(f"layout.{field.name}={size!r} must be true or false")
-            elif not (size is None and field.default is None) and not _is_size(size):
-                raise LayoutError(f"layout.{field.name}={size!r} must be a whole number of at least 1")
-        if self.overlap and self.data * self.context == 1:
-            raise LayoutError(
-                "layout.overlap=true reduces gradients over replicas, but layout.data=1; set layout.data=2 or more, or "
-                "layout.overlap=false"
-            )
-        if self.virtual_pipeline > 1 and self.pipeline == 1:
-            raise LayoutError(
-                f"layout.virtual_pipeline={self.virtual_pipeline} interleaves the stages of several pipeline "
-                "processes, but layout.pipeline=1; set layout.pipeline=2 or more, or layout.virtual_pipeline=1"
-            )
-        if self.sequence and self.tensor == 1:
-            raise LayoutError(
-                "layout.sequence=true splits sequences over the tensor-parallel processes, but layout.tensor=1; "
-                "set layout.tensor=2 or more, or layout.sequence=false"
-            )
-
-        if self.branches != "together" and self.tensor % 2:
-            raise LayoutError(
-                f"layout.branches={self.branches} needs two halves, but layout.tensor={self.tensor}; use an even number"
-            )
-        for name in ("context_order", "context_exchange"):
-            if self.context == 1 and getattr(self, name) != getattr(Layout, name):
-                raise LayoutError(
-                    f"layout.{name}={getattr(self, name)} says how processes share a sequence, but layout.context=1; "
-                    "set layout.context=2 or more, or leave it out"
-                )
-        self._check_experts()
-
-    def _check_experts(self) -> None:
-        stage, grid = self.tensor * self.context * self.data, self.expert * self.inside_experts
-        if stage % grid:
-            inside = "tensor" if self.expert_tensor is None else "expert_tensor"
-            raise LayoutError(
-                f"layout.expert={self.expert} times layout.{inside}={self.inside_experts} is {grid}, which does not "
-                f"divide the {stage} processes of a pipeline stage (tensor x context x data); set "
-                "layout.expert_tensor=1, or change layout.expert or layout.data"
-            )
+        check_values(self)
+        check_combination(self)
 
     @property
     def inside_experts(self) -> int:
@@ -144,7 +84,7 @@ class Layout:
     @property
     def processes(self) -> int:
         """Processes that the layout needs."""
-        return self.tensor * self.pipeline * self.context * self.data
+        return prod(getattr(self, name) for name in SIZES)
 
     @property
     def stage_count(self) -> int:
@@ -182,7 +122,7 @@ class Layout:
     def check_batch(self, global_batch: int, microbatch: int) -> None:
         """Raises LayoutError where the sequences of a global batch do not fill whole microbatches on every replica."""
         for name, size in (("global batch", global_batch), ("microbatch", microbatch)):
-            if not _is_size(size):
+            if not is_size(size):
                 raise LayoutError(f"{name} of {size!r} sequences must be a whole number of at least 1")
         unit = self.data * microbatch
         if global_batch % unit:
@@ -228,13 +168,14 @@ class Layout:
             raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
 
     def __str__(self) -> str:
-        names = ("tensor", "pipeline", "virtual_pipeline", "context", "data")
-        sizes = [f"{name.replace('_', ' ')} {getattr(self, name)}" for name in names]
-        options = [name.replace("_", " ") for name in OPTIONS if getattr(self, name)]
-        shape = " x ".join(size for size in sizes if not size.endswith(" 1")) or "one process"
-        if self.recompute:
-            options.append(f"recompute {self.recompute if self.recompute == FULL else ' + '.join(self.recompute)}")
-        return f"layout of {', '.join([shape, *options])}"
+        sizes = [f"{name} {getattr(self, name)}" for name in SIZES if getattr(self, name) > 1]
+        others = [field for field in fields(self) if field.name not in SIZES]
+        options = [_shown(field.name, getattr(self, field.name)) for field in others if self._chooses(field.name)]
+        return f"layout of {', '.join([' x '.join(sizes) or 'one process', *options])}"
+
+    def _chooses(self, name: str) -> bool:
+        """Whether an option is other than what it is unless set."""
+        return bool(getattr(self, name) != getattr(Layout, name))
 
 
 def processes_here(gpus: int = 0) -> int:
@@ -248,5 +189,9 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _shown(name: str, value: object) -> str:
+    """An option in words: a switch is its name, a list its parts."""
+    words = name.replace("_", " ")
+    if value is True:
+        return words
+    return f"{words} {' + '.join(map(str, value)) if isinstance(value, tuple) else value}"

@@ -22,8 +22,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from eyas.parallel import checkpoint, groups
-from eyas.parallel.engine import Engine, device_here
+from eyas.parallel.engine import Engine
 from eyas.parallel.layout import Layout
+from eyas.parallel.this_rank import device_here
 
 
 class TrainsWithEngine(Protocol):

@@ -155,7 +155,7 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
 
 def microbatches_here(trial: Trial, layout: Layout, step: int) -> list[dict[str, Tensor]]:
     """This replica's share of a step's global batch."""
-    from eyas.parallel.engine import replica_here
+    from eyas.parallel.this_rank import replica_here
 
     replica = replica_here()
     rows = {name: tensor.chunk(layout.data)[replica] for name, tensor in trial.batch(step).items()}

@@ -14,7 +14,7 @@ Finish = Callable[[], Tensor]
 """Waits for a tensor that is being made."""
 
 
-class Dropped:
+class Remade:
     """A tensor that is made again from another, `source`: once in a backward pass, and free when its last reader has
     seen it. Nothing else is kept of it."""
 
@@ -51,9 +51,9 @@ class Dropped:
 
 
 class View(NamedTuple):
-    """What autograd holds instead of a view of a dropped tensor."""
+    """What autograd holds instead of a view of a remade tensor."""
 
-    dropped: Dropped
+    remade: Remade
     source: Tensor
     size: torch.Size
     stride: tuple[int, ...]
@@ -61,21 +61,21 @@ class View(NamedTuple):
 
 
 @contextmanager
-def dropping(tensors: Iterable[Dropped]) -> Iterator[None]:
+def remaking(tensors: Iterable[Remade]) -> Iterator[None]:
     """Inside, autograd keeps none of these tensors and no view of one."""
-    by_address = {dropped.address: dropped for dropped in tensors}
+    by_address = {remade.address: remade for remade in tensors}
 
     def pack(tensor: Tensor) -> Tensor | View:
-        dropped = by_address.get(address(tensor))
-        if dropped is None:
+        remade = by_address.get(address(tensor))
+        if remade is None:
             return tensor
-        dropped.kept = True
-        return View(dropped, dropped.source, tensor.size(), tensor.stride(), tensor.storage_offset())
+        remade.kept = True
+        return View(remade, remade.source, tensor.size(), tensor.stride(), tensor.storage_offset())
 
     def unpack(packed: Tensor | View) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        return packed.dropped.value().as_strided(packed.size, packed.stride, packed.offset)
+        return packed.remade.value().as_strided(packed.size, packed.stride, packed.offset)
 
     with graph.saved_tensors_hooks(pack, unpack):
         yield
