@@ -1,5 +1,7 @@
 """Every task draws what its definition says, and what a rank trains on is its share of that."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,23 @@ def test_tests_are_graded_once_each_whatever_the_share(task, sequences, ranks):
     hit = np.concatenate([hit for _, hit in grades[: tests.each]])[:sequences]
     if "accuracy" in found:
         assert found["accuracy"] == pytest.approx(hit[labels != IGNORED].mean())
+
+
+PINNED = {
+    "mqar": "5388ffbb0337d5fe",
+    "copying": "82d5df004ce566bf",
+    "phonebook": "3ee5695686dbafab",
+    "induction": "44c30d01617161dd",
+    "selective_copying": "6e80337c1f56a938",
+    "synthetic_corpus": "a1318145dd506920",
+}
+"""Changing one of these breaks the sequences of every run resumed or repeated."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences_never_change(kind):
+    tokens, labels = drawn(KINDS[kind](), TRAINING, 1234, [0, 1, 10**6])
+    assert hashlib.sha256(np.stack([tokens, labels]).astype("<i8").tobytes()).hexdigest()[:16] == PINNED[kind]
 
 
 @tasks

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eyas.experiments import run_folder
+from eyas.experiments.results_command import wide
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.tasks import Task
 
@@ -21,7 +22,7 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     if task is None:
         print_losses(console, f"{run.model.get('name', 'model')} after {metrics['steps']} steps", metrics)
     else:
-        console.print(tests_table(task, f"Tests of task {run.task['kind']} after {metrics['steps']} steps", metrics))
+        wide().print(tests_table(task, f"Tests of task {run.task['kind']} after {metrics['steps']} steps", metrics))
     options = run.sample
     if options.prompt is not None:
         from eyas.experiments.generate import generate

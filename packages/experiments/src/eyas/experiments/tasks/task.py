@@ -66,14 +66,14 @@ class Task(ABC):
         """Raises ConfigError for options that do not fit together."""
 
     @property
+    @abstractmethod
     def vocab_size(self) -> int:
         """Tokens that there are."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def sequence_length(self) -> int:
         """Tokens of a sequence, padding included."""
-        raise NotImplementedError
 
     @abstractmethod
     def sequence(self, draw: Draw) -> tuple[Tokens, Tokens]:
