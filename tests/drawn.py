@@ -81,7 +81,7 @@ def trials(draw: st.DrawFn, wanted: tuple[str, ...]) -> tuple[Trial, Layout]:
         dispatcher="allgather" if "all-gathered tokens" in axes else "alltoall",
         loss_chunk=draw(st.sampled_from([3, 8])) if "chunked loss" in axes else None,
         recompute=draw_recomputed(draw, model) if "recomputed" in axes else (),
-        **(draw_experts_grid(draw, sizes, folded="folded" in axes) if "expert" in axes else {}),
+        **(draw_experts_grid(draw, sizes, axes=axes) if "expert" in axes else {}),
     )
     model["pattern"] += draw_tail(draw, model)
     return draw_trial(draw, model, layout), layout
@@ -105,11 +105,13 @@ def draw_sizes(draw: st.DrawFn, axes: set[str]) -> dict[str, int]:
     return sizes
 
 
-def draw_experts_grid(draw: st.DrawFn, sizes: dict[str, int], *, folded: bool) -> dict[str, int]:
+def draw_experts_grid(draw: st.DrawFn, sizes: dict[str, int], axes: set[str]) -> dict[str, int]:
     """Sizes of the experts' grid, which divides the processes of a pipeline stage."""
     stage, tensor = prod(sizes.values()) // sizes["pipeline"], sizes["tensor"]
     grids = [(e, t) for e in (1, 2, 4) for t in (1, 2, 4) if stage % (e * t) == 0 and (e > 1 or t != tensor)]
-    fitting = [(e, t) for e, t in grids if (t != tensor) == folded] or grids
+    if "all-gathered tokens" in axes:
+        grids = [grid for grid in grids if grid != (1, 1)]
+    fitting = [(e, t) for e, t in grids if (t != tensor) == ("folded" in axes)] or grids
     expert, inside = draw(st.sampled_from(fitting))
     return {"expert": expert, "expert_tensor": inside}
 

@@ -76,7 +76,7 @@ TRAIN = {
     "shared block over stages": ("model=zamba2_tiny layout.pipeline=2", "shared block 'attend' stands on stages 0, 1"),
     "block option": ("model=zamba2_tiny model.blocks.think.reads=side", "model.blocks.think.reads: expected one of"),
     "meta tokens": ("model=hymba_tiny layout=tensor2 data.sequence_length=65", "65 behind 16 meta tokens cannot be"),
-    "dispatcher without experts": ("layout.dispatcher=allgather", "allgather is about experts, and the model has none"),
+    "dispatcher without experts": ("layout.data=2 layout.dispatcher=allgather", "every process has all experts whole"),
     "experts over ranks": (
         "model=mixtral_tiny layout.data=3 layout.expert=3 trainer.global_batch=12",
         "num_experts=8 cannot be split over layout.expert=3",

@@ -80,6 +80,11 @@ def check_combination(layout: Layout) -> None:
             f"divide the {stage} processes of a pipeline stage (tensor x context x data); set "
             "layout.expert_tensor=1, or change layout.expert or layout.data"
         )
+    if grid == 1 and layout.dispatcher != type(layout).dispatcher:
+        raise LayoutError(
+            f"layout.dispatcher={layout.dispatcher} sends tokens to experts on other processes, but every process has "
+            "all experts whole; set layout.expert=2 or more, or leave it out"
+        )
 
 
 def is_size(value: object) -> bool:
