@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -84,23 +85,23 @@ class Windows:
         return batch | {"documents": torch.from_numpy(documents)} if self.isolate_documents else batch
 
 
-class TrainingBatches:
+class StepBatches(ABC):
     """Endless training batches for Lightning, one for each step: `batches[step]` is this rank's share of it.
 
     With a ramp the first batches are smaller. Iteration goes on where `load_state_dict` says. The length is the number
     of steps of the run: without one Lightning fetches a batch ahead and a resumed run would miss it.
     """
 
-    def __init__(self, windows: Windows, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:
-        self.windows, self.share, self.steps, self.seed = windows, share, steps, seed
+    def __init__(self, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:
+        self.share, self.steps, self.seed = share, steps, seed
         self.sizes = BatchSizes(share.global_batch, ramp)
         self.served = 0
 
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.windows.batch(self.share.of(self.rows(step)))
+    @abstractmethod
+    def __getitem__(self, step: int) -> Batch: ...
 
     def __iter__(self) -> Iterator[Batch]:
         while self.served < self.steps:
@@ -108,13 +109,9 @@ class TrainingBatches:
             self.served += 1
             yield batch
 
-    def rows(self, step: int) -> NDArray[np.int64]:
-        """Numbers of the windows in the global batch of a step; an epoch may end inside it."""
-        numbers = np.arange(self.sizes.before(step), self.sizes.before(step + 1))
-        epochs, places = np.divmod(numbers, self.windows.whole)
-        orders = {epoch: epoch_order(self.seed, epoch, self.windows.whole) for epoch in np.unique(epochs).tolist()}
-        pairs = zip(epochs.tolist(), places.tolist(), strict=True)
-        return np.array([orders[epoch][place] for epoch, place in pairs], dtype=np.int64)
+    def numbers(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the samples in the global batch of a step, counted from the start of the run."""
+        return np.arange(self.sizes.before(step), self.sizes.before(step + 1))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the run has come."""
@@ -135,6 +132,24 @@ class TrainingBatches:
                 f"{here['batch_ramp']}, so the order of samples would break; keep the ramp"
             )
         self.served = state["batches_served"]
+
+
+class TrainingBatches(StepBatches):
+    """Windows of text, in another order each epoch."""
+
+    def __init__(self, windows: Windows, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:
+        super().__init__(share, steps, seed, ramp)
+        self.windows = windows
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.windows.batch(self.share.of(self.rows(step)))
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the windows in the global batch of a step; an epoch may end inside it."""
+        epochs, places = np.divmod(self.numbers(step), self.windows.whole)
+        orders = {epoch: epoch_order(self.seed, epoch, self.windows.whole) for epoch in np.unique(epochs).tolist()}
+        pairs = zip(epochs.tolist(), places.tolist(), strict=True)
+        return np.array([orders[epoch][place] for epoch, place in pairs], dtype=np.int64)
 
 
 class ValidationBatches:

@@ -61,7 +61,10 @@ class ProgressLine(Callback):
             self.console.print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", soft_wrap=True)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.validation = f"  validation {float(trainer.callback_metrics['validation/loss']):.3f}"
+        found = trainer.callback_metrics
+        self.validation = f"  validation {float(found['validation/loss']):.3f}"
+        if "validation/accuracy" in found:
+            self.validation += f"  accuracy {float(found['validation/accuracy']):.3f}"
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop()

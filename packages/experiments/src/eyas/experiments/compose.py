@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import entry_points
@@ -19,14 +20,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eyas.core.errors import ConfigError
 from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
 from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
-from eyas.experiments.run_config import RunConfig, SampleConfig, TaskConfig, TrainerConfig
+from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
+from eyas.experiments.tasks import KINDS, LANGUAGE_MODELLING, load_task
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 
@@ -39,8 +42,9 @@ SCHEMAS = {
     "schedule": ScheduleConfig,
     "trainer": TrainerConfig,
     "sample": SampleConfig,
-    "task": TaskConfig,
 }
+SIZES = ("vocab_size", "sequence_length")
+"""Options of the data that a task decides which draws its own sequences."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def compose(arguments: Sequence[str], run: Callable[[Job], None]) -> None:
         settings = HydraConfig.get()
         number = settings.job.num if settings.mode is RunMode.MULTIRUN else None
         try:
+            fill_sizes(composed)
             plain = OmegaConf.to_container(composed, resolve=True)
             assert isinstance(plain, dict)
             config = {str(key): value for key, value in plain.items()}
@@ -98,9 +103,26 @@ def register_schemas() -> None:
         store.store(group="schema", name=group, node=defaults(schema), provider="eyas")
     store.store(group="schema", name="model", node={**defaults(ModelConfig), "layers": {}}, provider="eyas")
     store.store(group="schema", name="experiment", node=defaults(ExperimentConfig), provider="eyas")
+    store.store(group="schema/task", name=LANGUAGE_MODELLING, node={"kind": LANGUAGE_MODELLING}, provider="eyas")
+    for kind, task in KINDS.items():
+        store.store(group="schema/task", name=kind, node=defaults(task), provider="eyas")
     for kind, entry in mixers().items():
         node = {"kind": kind, **mixer_options(entry.mixer.Config)}
         store.store(group="layer", name=kind, node=node, provider=entry.package)
+
+
+def fill_sizes(composed: DictConfig) -> None:
+    """Writes what a task decides where the data leaves it open, before anything refers to it. A task with an error is
+    left for the check of the whole."""
+    if composed.data.source != "task":
+        return
+    plain = OmegaConf.to_container(composed.task, resolve=True)
+    assert isinstance(plain, dict)
+    with suppress(ConfigError):
+        task = load_task({str(key): value for key, value in plain.items()})
+        for name in SIZES:
+            if task is not None and composed.data[name] is None:
+                composed.data[name] = getattr(task, name)
 
 
 def search_path(arguments: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from eyas.experiments.conf_tree import conf_folder
 
 UPSTREAM = (HydraException, OmegaConfBaseException)
 """What composing may raise besides our own errors."""
-GROUPS = ("model", "layer", "experiment", *SCHEMAS)
+GROUPS = ("model", "layer", "experiment", "task", *SCHEMAS)
 """Groups whose choice is an override such as model=falcon_h1_tiny."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
+from typing import Literal
 
 from eyas.core.errors import ConfigError, DataError
 from eyas.experiments.documents import read_documents
@@ -19,12 +20,19 @@ END_OF_DOCUMENT = "<|endoftext|>"
 """The token after every document, in a tokenizer of ours; its number is 0."""
 SMALLEST_VOCABULARY = 257
 """Every byte, and the token that ends a document."""
+TEXT_OPTIONS = (
+    "files", "text_field", "document_separator", "validation_fraction", "tokenizer", "end_of_document",
+    "isolate_documents", "cache",
+)  # fmt: skip
+"""Options that mean nothing where a task draws its own sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which text a run reads and how it is cut into sequences."""
 
+    source: Literal["text", "task"] = "text"
+    """text reads files; task takes the sequences that the task draws, which decides their vocabulary and length."""
     files: str | None = None
     """Glob of text, .jsonl or .parquet files, `**` for any depth; null for the source of Python's standard library."""
     text_field: str = "text"
@@ -58,7 +66,9 @@ class DataConfig:
                 f"data.validation_fraction={self.validation_fraction} is no share of the documents; "
                 "choose one between 0 and 1"
             )
-        if self.tokenizer is None and self.vocab_size < SMALLEST_VOCABULARY:
+        if self.source == "task":
+            self._check_without_text()
+        elif self.tokenizer is None and self.vocab_size < SMALLEST_VOCABULARY:
             raise ConfigError(
                 f"data.vocab_size={self.vocab_size} has no room for the 256 bytes and the end of a document; "
                 f"choose {SMALLEST_VOCABULARY} or more"
@@ -73,6 +83,17 @@ class DataConfig:
             raise ConfigError("data.document_separator is empty; give the text between documents, or null")
         if self.seed < 0:
             raise ConfigError(f"data.seed={self.seed} must not be negative")
+
+    def _check_without_text(self) -> None:
+        for name in TEXT_OPTIONS:
+            value = getattr(self, name)
+            if value != getattr(DataConfig, name):
+                raise ConfigError(
+                    f"data.{name}={value} is about text, but the task draws its own sequences; leave it out, or set "
+                    "task=language_modelling"
+                )
+        if self.validation_sequences is None:
+            raise ConfigError("data.validation_sequences=null has no end where a task draws its own; give a number")
 
     @property
     def origin(self) -> str:

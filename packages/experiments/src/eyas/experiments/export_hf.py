@@ -30,6 +30,7 @@ def export_hf(run: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Non
     """
     if target.exists():
         raise DataError(f"{target} exists already; give a folder that does not")
+    run_folder.check_text(run, "tokenizer to export")
     spec = run_folder.open_run(run).spec
     family, config = family_of_model(spec)
     table = correspondences(family, spec)

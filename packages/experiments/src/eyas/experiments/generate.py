@@ -50,6 +50,7 @@ def generate(
     and takes one prompt after the other.
     """
     check(prompts, tokens, sampling, from_prefix, save_prefix, speculate)
+    run_folder.check_text(folder, "text to go on with")
     model = load_model(folder)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
     end = number_of(tokenizer, run_folder.open_run(folder).data.end_of_document)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
+from eyas.experiments.validation import TextValidation, Validation
 from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
 from eyas.layers.rank_model import stages_here
@@ -31,18 +32,22 @@ class TrainingModule(LightningModule):
 
     automatic_optimization = False
 
-    def __init__(self, run: RunConfig, start: Path | None = None) -> None:
-        """`start` is the checkpoint whose weights the model begins with; drawn ones without it."""
+    def __init__(
+        self, run: RunConfig, start: Path | None = None, validation: Callable[[], Validation] = TextValidation
+    ) -> None:
+        """`start` is the checkpoint whose weights the model begins with; drawn ones without it. `validation` begins a
+        pass over the validation batches."""
         super().__init__()
-        self.run, self.start = run, start
+        self.run, self.start, self.new_validation = run, start, validation
         self.spec = run.spec
         self.dtype_ = DTYPES[run.trainer.precision]
         self.stages: list[HybridLM] = []
         self.model: nn.Module | None = None
         self.engine: Engine | None = None
-        self.validation_loss: float | None = None
+        self.validation: dict[str, float] = {}
+        """What the last validation told."""
         self.validated_at = -1
-        self._validation = (0.0, 0)
+        self._validation = validation()
 
     def configure_model(self) -> None:
         if self.model is not None:
@@ -107,24 +112,23 @@ class TrainingModule(LightningModule):
             logger.log_metrics(metrics, step)
 
     def on_validation_epoch_start(self) -> None:
-        self._validation = (0.0, 0)
+        self._validation = self.new_validation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert self.engine is not None
-        total, tokens = self.engine.evaluate(self.microbatches(batch))
-        self._validation = (self._validation[0] + total, self._validation[1] + tokens)
+        self._validation.add(self.engine, self.microbatches(batch))
 
     def on_validation_epoch_end(self) -> None:
-        self.validation_loss = self._validation[0] / self._validation[1]
+        self.validation = self._validation.metrics()
         self.validated_at = self.global_step
-        self.log("validation/loss", self.validation_loss)
+        self.log_dict({f"validation/{name}": value for name, value in self.validation.items()})
 
-    def validate_with(self, batches: Iterable[Batch]) -> float:
-        """The validation loss now."""
+    def validate_with(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """What a validation tells now."""
         self.on_validation_epoch_start()
         for index, batch in enumerate(batches):
             self.validation_step({name: tensor.to(device_here()) for name, tensor in batch.items()}, index)
-        return self._validation[0] / self._validation[1]
+        return self._validation.metrics()
 
     def with_seeds(self, batch: Batch, step: int) -> Batch:
         """This replica's batch of a step, with what dropout draws from where the model has it."""

@@ -40,12 +40,13 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
         apply(data, override)
     run = load_run(data)
     check_steps_left(folder, run.trainer.max_steps)
-    if not (folder / run_folder.DATA).exists():
+    if run.drawn_task is None and not (folder / run_folder.DATA).exists():
         raise CheckpointError(
             f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}"
         )
     check_machine(run)
-    restore_data(folder, run.data)
+    if run.drawn_task is None:
+        restore_data(folder, run.data)
     config = run_folder.add_config(folder, data)
     run_folder.write_status(folder, "running")
     start(folder, run, config, "--resume")

@@ -14,6 +14,7 @@ from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.schedule import ScheduleConfig
+from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
 from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -88,13 +89,6 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """What is learnt. There is one task so far, so nothing depends on it; another kind is refused."""
-
-    kind: Literal["language_modelling"] = "language_modelling"
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides a run; the run folder's config.yaml holds it whole."""
 
@@ -112,17 +106,25 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
 
     @property
     def spec(self) -> ModelSpec:
         """The model that the `model` group describes."""
         return load_model(self.model)
 
+    @property
+    def drawn_task(self) -> Task | None:
+        """The task that draws its own sequences; None for language modelling."""
+        return load_task(self.task)
+
 
 def load_run(data: Mapping[str, Any]) -> RunConfig:
     """Reads plain data, and checks that its parts fit together. Raises ConfigError, LayoutError or DataError."""
+    task = load_task(data.get("task") or {"kind": LANGUAGE_MODELLING})  # before `data`, whose sizes follow from it
+    if task is None and (data.get("data") or {}).get("source") == "task":
+        raise ConfigError("data=task is what a task draws, but task=language_modelling reads text; choose data=files")
     run = load(RunConfig, data)
     check(run)
     return run
@@ -141,6 +143,7 @@ def check(run: RunConfig) -> None:
     check_fits(spec, layout, run.data.sequence_length)
     if run.data.isolate_documents:
         check_documents(spec)
+    check_task(run, spec)
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "
@@ -162,6 +165,25 @@ def check(run: RunConfig) -> None:
             "optimizer.cpu_offload=0"
         )
     run.schedule.check(trainer.max_steps)
+
+
+def check_task(run: RunConfig, spec: ModelSpec) -> None:
+    """Raises ConfigError or LayoutError where task and data do not fit together, or the layout cannot test the task."""
+    task, kind = run.drawn_task, run.task["kind"]
+    if task is None:
+        return
+    if run.data.source != "task":
+        raise ConfigError(
+            f"task {kind} draws its own sequences, but data.source={run.data.source}; leave data= out, or set data=task"
+        )
+    for option in ("vocab_size", "sequence_length"):
+        given, needed = getattr(run.data, option), getattr(task, option)
+        if given != needed:
+            raise ConfigError(f"data.{option}={given}, but task {kind} decides it: {needed}; leave it out")
+    if run.sample.prompt is not None:
+        raise ConfigError(f"sample.prompt continues text, and task {kind} has none; choose sample=none")
+    for test in task.tests().values():
+        run.layout.check_sequence(test.sequence_length, spec.meta_tokens)
 
 
 def check_documents(spec: ModelSpec) -> None:

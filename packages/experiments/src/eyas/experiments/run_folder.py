@@ -121,6 +121,13 @@ def check_checkpoint(folder: Path, purpose: str) -> None:
         raise CheckpointError(f"{folder} has no complete checkpoint to {purpose} with eyas train")
 
 
+def check_text(folder: Path, wanted: str) -> None:
+    """Raises ConfigError where the run did not learn from text."""
+    run = open_run(folder)
+    if run.drawn_task is not None:
+        raise ConfigError(f"{folder} learnt task {run.task['kind']}, which has no {wanted}")
+
+
 def write_status(folder: Path, state: str, error: str = "") -> None:
     """running, finished or failed; with the error's first line."""
     write_json(folder / STATUS, {"state": state, "error": error})

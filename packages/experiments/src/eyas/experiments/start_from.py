@@ -16,7 +16,8 @@ DECIDED = re.compile(r"[+~]*(model\b|layer@|data\.(tokenizer|vocab_size|end_of_d
 
 
 def with_start(job: Job) -> dict[str, Any]:
-    """The job's configuration; with `start_from`, that run's model and tokenizer stand in it. Raises ConfigError where
+    """The job's configuration; with `start_from`, that run's model and, for text, its
+    tokenizer stand in it. Raises ConfigError where
     the command line asks for others, CheckpointError where that run has no weights."""
     start = job.config.get("start_from")
     if start is None:
@@ -27,6 +28,9 @@ def with_start(job: Job) -> dict[str, Any]:
     folder = Path(start).resolve()
     run_folder.check_checkpoint(folder, "start from; train it")
     begun = run_folder.open_run(folder)
+    if job.config["data"]["source"] == "task":
+        return {**job.config, "start_from": str(folder), "model": begun.model}
+    run_folder.check_text(folder, "tokenizer to start from")
     tokenizer = {
         "tokenizer": str(folder / run_folder.TOKENIZER),
         "vocab_size": begun.data.vocab_size,

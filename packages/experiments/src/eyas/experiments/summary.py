@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from eyas.experiments import run_folder
+from eyas.experiments.results_command import wide
 from eyas.experiments.run_config import RunConfig
+from eyas.experiments.tasks import Task
 
 
 def print_summary(folder: Path, run: RunConfig) -> None:
     """Prints the outcome of the run in `folder`, with a sample where one is asked for."""
     metrics = run_folder.read_metrics(folder)
     console = Console(highlight=False)
-    table = Table(title="Loss on the validation files (nats per token)", title_justify="left")
-    for heading in ("uniform", "unigram", f"{run.model.get('name', 'model')} after {metrics['steps']} steps"):
-        table.add_column(heading, justify="right")
-    table.add_row(*(f"{metrics[name]:.4f}" for name in ("uniform_loss", "unigram_loss", "validation_loss")))
-    console.print(table)
-    gain = 1 - metrics["validation_loss"] / metrics["unigram_loss"]
-    console.print(f"{abs(gain):.1%} {'below' if gain >= 0 else 'above'} the unigram cross-entropy")
+    task = run.drawn_task
+    if task is None:
+        print_losses(console, f"{run.model.get('name', 'model')} after {metrics['steps']} steps", metrics)
+    else:
+        wide().print(tests_table(task, f"Tests of task {run.task['kind']} after {metrics['steps']} steps", metrics))
     options = run.sample
     if options.prompt is not None:
         from eyas.experiments.generate import generate
@@ -35,3 +36,26 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     if (folder / run_folder.ROUTERS).exists():
         console.print(f"Load and balance of its experts: {folder / run_folder.ROUTERS}", soft_wrap=True)
     console.print(f"Run folder: {folder}", soft_wrap=True)
+
+
+def print_losses(console: Console, model: str, metrics: Mapping[str, float]) -> None:
+    """A text model's loss beside those that it has to beat."""
+    table = Table(title="Loss on the validation files (nats per token)", title_justify="left")
+    for heading in ("uniform", "unigram", model):
+        table.add_column(heading, justify="right")
+    table.add_row(*(f"{metrics[name]:.4f}" for name in ("uniform_loss", "unigram_loss", "validation_loss")))
+    console.print(table)
+    gain = 1 - metrics["validation_loss"] / metrics["unigram_loss"]
+    console.print(f"{abs(gain):.1%} {'below' if gain >= 0 else 'above'} the unigram cross-entropy")
+
+
+def tests_table(task: Task, title: str, metrics: Mapping[str, float]) -> Table:
+    """A row for each test, a column for each metric."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("test", *task.metric_names):
+        table.add_column(heading, justify="right")
+    for test in task.tests():
+        name = test.strip("_").replace("_", " ") or f"{task.size_option} {task.size}"
+        stored = (f"{metric}{test}" if test or metric != "loss" else "validation_loss" for metric in task.metric_names)
+        table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in stored))
+    return table

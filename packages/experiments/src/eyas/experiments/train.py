@@ -81,10 +81,11 @@ def train_one(job: Job, *, dry_run: bool) -> None:
         print_dry_run(run)
         return
     check_machine(run)
-    prepared = prepare(run.data)
+    prepared = prepare(run.data) if run.drawn_task is None else None
     folder = run_folder.claim(job.folder, config, job.overrides)
     keep_imported_files(run.start_from, folder)
-    run_folder.write_data(folder, prepared)
+    if prepared is not None:
+        run_folder.write_data(folder, prepared)
     start(folder, run, folder / run_folder.CONFIG)
 
 

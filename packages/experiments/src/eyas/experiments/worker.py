@@ -16,10 +16,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from eyas.core.accounting import parameters, tail_parameters, training_flops
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
-from eyas.experiments.batches import Share, training_batches, validation_batches
+from eyas.experiments.batches import Share
 from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
+from eyas.experiments.feed import feed_of
 from eyas.experiments.module import TrainingModule
-from eyas.experiments.prepared import Prepared
 from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
@@ -62,13 +62,12 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
 
     groups.initialise(run.layout)
     share = Share(run.trainer.global_batch, replica_here(), run.layout.data)
-    prepared = run_folder.read_data(folder)
+    feed = feed_of(folder, run, share)
     steps = run.trainer.max_steps
-    validation = validation_batches(run.data, prepared, share)
     weights = (
         None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
     )
-    module = TrainingModule(run, weights)
+    module = TrainingModule(run, weights, feed.begin_validation)
     log = RunLogger(folder)
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
@@ -93,30 +92,28 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     started = time.perf_counter()
     trainer.fit(
         module,
-        training_batches(run.data, prepared, share, steps, run.trainer.batch_ramp),
-        validation,
+        feed.training,
+        feed.validation,
         ckpt_path=None if start_from is None else str(start_from),
     )
     if module.validated_at != trainer.global_step:
-        module.validation_loss = module.validate_with(validation)
+        module.validation = module.validate_with(feed.validation)
     if trainer.is_global_zero:
         seconds = time.perf_counter() - started
-        run_folder.write_metrics(folder, outcome(run, prepared, module, trainer, seconds))
+        run_folder.write_metrics(folder, feed.baselines | outcome(run, module, trainer, seconds))
         draw_routers(folder, log.path)
         run_folder.write_status(folder, "finished")
 
 
-def outcome(
-    run: RunConfig, prepared: Prepared, module: TrainingModule, trainer: Trainer, seconds: float
-) -> dict[str, Any]:
+def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: float) -> dict[str, Any]:
     """The numbers that a run ends with; losses in nats per token."""
     last = {name: float(value) for name, value in trainer.callback_metrics.items()}
     samples = run.trainer.batches.before(trainer.global_step)
+    told = dict(module.validation)
     return {
-        "validation_loss": module.validation_loss,
+        "validation_loss": told.pop("loss"),
+        **told,
         "train_loss": last.get("train/loss"),
-        "uniform_loss": prepared.uniform_loss,
-        "unigram_loss": prepared.unigram_loss,
         "steps": trainer.global_step,
         "samples": samples,
         "tokens": samples * run.data.sequence_length,

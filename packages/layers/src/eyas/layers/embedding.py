@@ -14,6 +14,7 @@ from eyas.core.weights import vocabulary_weight
 from eyas.layers.chunked_loss import chunked_loss
 from eyas.layers.cross_entropy import cross_entropy
 from eyas.layers.gathered import Gathered
+from eyas.layers.greedy import greedy
 from eyas.layers.linear import linear
 from eyas.parallel.context import Context
 
@@ -70,6 +71,17 @@ class Vocabulary(nn.Module):
                 context,
             )
             return loss_T.view(labels_SB.shape)
+
+        return self._read(h_sBD, context, read)
+
+    def greedy(self, h_sBD: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:
+        """The likeliest token (S, B) behind the first `skip` positions; as many at once as the layout says."""
+
+        def read(h_SBD: Tensor) -> Tensor:
+            h_TD = h_SBD[skip:].flatten(0, 1)
+            parts = h_TD.split(context.loss_chunk or len(h_TD))
+            tokens = [greedy(self.scores(h, multiplier), self.first, context) for h in parts]
+            return torch.cat(tokens).view(-1, h_SBD.shape[1])
 
         return self._read(h_sBD, context, read)
 

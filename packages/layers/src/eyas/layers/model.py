@@ -24,7 +24,7 @@ from eyas.layers.norm import RMSNorm
 from eyas.layers.shared import SharedUse
 from eyas.layers.streams import Streams
 from eyas.parallel.context import Context
-from eyas.parallel.losses import LOSS, Losses
+from eyas.parallel.losses import HIT, LOSS, Losses
 
 MTP_LOSS = "mtp_loss"
 """The mean over the depths of the multi-token-prediction loss, before its weight."""
@@ -88,6 +88,7 @@ class HybridLM(nn.Module):
         documents_BS: Tensor | None = None,
         hidden_sBD: Tensor | None = None,
         seeds_BS: Tensor | None = None,
+        graded: bool = False,
     ) -> Tensor | Losses:
         """One microbatch through this stage.
 
@@ -95,7 +96,7 @@ class HybridLM(nn.Module):
         previous stage sent. Returns hidden (s, B, D) for the next stage; from the last one the loss of each token
         (S, B), or without labels this rank's logits (S, B, V). With a multi-token-prediction tail there are several
         losses. Where ranks share sequences all of them are given the whole, and work on their own pieces, side by side
-        in the batch.
+        in the batch. `graded` asks for hits beside the next token's loss, and for nothing of the tail.
         """
         if documents_BS is not None and self.spec.meta_tokens:
             raise ConfigError("meta tokens stand in front of a row, not of each of its packed documents")
@@ -114,6 +115,8 @@ class HybridLM(nn.Module):
         if labels_BS is None:
             return self.logits(normed_sBD, context, skip=0 if context.own_pieces else self.spec.meta_tokens)
         loss_SB = self.loss(normed_sBD, labels_BS, context)
+        if graded:
+            return Losses(loss_SB, {LOSS: loss_SB, HIT: self.hits(normed_sBD, labels_BS, context)})
         if not self.spec.depths:
             return loss_SB
         further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context)
@@ -167,10 +170,20 @@ class HybridLM(nn.Module):
     def loss(self, normed_sBD: Tensor, labels_BS: Tensor, context: Context) -> Tensor:
         """Each token's cross-entropy behind the head, (S, B). Pieces begin anywhere, so that where ranks share
         sequences the meta tokens have losses too, of zero."""
+        front, labels_SB = self.read_off(labels_BS, context)
+        return self.output.losses(normed_sBD, labels_SB, self.spec.lm_head_multiplier, context, front)
+
+    def hits(self, normed_sBD: Tensor, labels_BS: Tensor, context: Context) -> Tensor:
+        """Whether the likeliest token is the label, (S, B); of the same positions as `loss`."""
+        front, labels_SB = self.read_off(labels_BS, context)
+        return self.output.greedy(normed_sBD, self.spec.lm_head_multiplier, context, front) == labels_SB
+
+    def read_off(self, labels_BS: Tensor, context: Context) -> tuple[int, Tensor]:
+        """How many positions the head skips, and the labels (S, B) of the others."""
         front = self.spec.meta_tokens
-        if context.own_pieces is not None:
-            front, labels_BS = 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED))
-        return self.output.losses(normed_sBD, labels_BS.t(), self.spec.lm_head_multiplier, context, front)
+        if context.own_pieces is None:
+            return front, labels_BS.t()
+        return 0, context.own(F.pad(labels_BS, (front, 0), value=IGNORED)).t()
 
     @property
     def output(self) -> Vocabulary:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eyas.core.labels import IGNORED
 from eyas.parallel import checkpoint, gradients, optimizer_state
 from eyas.parallel.after_batch import AfterBatch, Figures
+from eyas.parallel.grading import GRADES, grade_step, whole_table
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
 from eyas.parallel.megatron import DistributedDataParallel, get_forward_backward_func, parallel_state
@@ -94,6 +95,17 @@ class Engine:
             total, *_, tokens = self._totals(self._run(microbatches, forward_only=True))
         return total, int(tokens)
 
+    def grade(self, microbatches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Each token's `loss` and `hit`, (B, S) of the global batch on every rank; no gradients, and no
+        multi-token-prediction tail."""
+        own, length = own_pieces_here(self.layout), microbatches[0]["tokens"].shape[1]
+        front = self.meta_tokens if own else 0
+        with torch.no_grad():
+            tables = self._run(microbatches, forward_only=True, step=grade_step)
+            rows = sum(len(batch["tokens"]) for batch in microbatches)
+            whole = whole_table(tables, rows, front + length, self.layout, own)
+        return dict(zip(GRADES, whole[..., front:], strict=True))
+
     def sharded_state(self, *, loading: bool) -> dict[str, Any]:
         """This rank's weights and optimizer state as parts of whole tensors, to save or to load into."""
         weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
@@ -107,14 +119,15 @@ class Engine:
         weights = checkpoint.sharded_weights(self.model, tied_copy=self.tied_copy)
         optimizer_state.load(self.optimizer, weights, state)
 
-    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool) -> list[Tensor]:
+    def _run(self, microbatches: Sequence[Batch], *, forward_only: bool, step: Any = None) -> list[Tensor]:
+        """What the last stage reports of each microbatch; `step` is `forward_step` unless something else is asked."""
         self.layout.check_microbatches(len(microbatches))
         batch, sequence = microbatches[0]["tokens"].shape
         iterators = [iter(microbatches) for _ in self.chunks]
         rows = self.layout.context_pieces // self.layout.context
         schedule = get_forward_backward_func(self.layout.pipeline, self.config.virtual_pipeline_model_parallel_size)
         return schedule(
-            forward_step_func=partial(forward_step, own_pieces=own_pieces_here(self.layout)),
+            forward_step_func=step or partial(forward_step, own_pieces=own_pieces_here(self.layout)),
             data_iterator=iterators,
             model=self.chunks,
             num_microbatches=len(microbatches),

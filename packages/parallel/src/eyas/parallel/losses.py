@@ -11,6 +11,9 @@ from torch import Tensor
 LOSS = "loss"
 """The next token's loss: what every model reports, and alone unless it names more."""
 
+HIT = "hit"
+"""1 where the likeliest token is the label and 0 elsewhere: what a graded pass reports beside the next token's loss."""
+
 
 @dataclass(frozen=True)
 class Losses:

@@ -33,9 +33,11 @@ class StageModule(nn.Module):
         """The tied weight, whose gradients the first and the last stage add up."""
         return self.model.embedding.weight  # type: ignore[union-attr,return-value]
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor | Losses:
-        """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS."""
+    def forward(self, batch: Mapping[str, Tensor], graded: bool = False) -> Tensor | Losses:
+        """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS. `graded` asks for hits."""
         arguments: dict[str, Any] = {f"{name}_BS": tensor for name, tensor in batch.items()}
+        if graded:
+            arguments["graded"] = True
         return self.model(**arguments, hidden_sBD=self.received)
 
 
