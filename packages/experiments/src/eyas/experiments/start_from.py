@@ -16,16 +16,16 @@ DECIDED = re.compile(r"[+~]*(model\b|layer@|data\.(tokenizer|vocab_size|end_of_d
 
 
 def with_start(job: Job) -> dict[str, Any]:
-    """The job's configuration; with `start_from`, that run's model and, for text, its
-    tokenizer stand in it. Raises ConfigError where
-    the command line asks for others, CheckpointError where that run has no weights."""
+    """The job's configuration; with `start_from`, a run or a folder of runs, that run's model and, for text, its
+    tokenizer stand in it. Raises ConfigError where the command line asks for others, DataError where there is no run,
+    CheckpointError where it has no weights."""
     start = job.config.get("start_from")
     if start is None:
         return job.config
     for override in job.overrides:
         if DECIDED.match(override):
             raise ConfigError(f"start_from={start} decides the model and the tokenizer; leave out {override}")
-    folder = Path(start).resolve()
+    folder = run_folder.find(Path(start).resolve())
     run_folder.check_checkpoint(folder, "start from; train it")
     begun = run_folder.open_run(folder)
     if job.config["data"]["source"] == "task":
