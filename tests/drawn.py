@@ -131,7 +131,7 @@ def draw_recomputed(draw: st.DrawFn, model: dict[str, Any]) -> tuple[str, ...] |
     return draw(st.sampled_from(["full", *[(role,) for role in roles], tuple(roles)]))
 
 
-EXCHANGING = ("attn", "ssm", "mla")
+EXCHANGING = ("attn", "ssm", "mla", "gated_delta_net", "linear_attention")
 """Layers that exchange tokens for heads."""
 HALVED = ("attn", "ssm", "gated_delta_net", "linear_attention")
 """Layers that may lie on half of the ranks: those without a bias behind the sum."""
@@ -142,8 +142,8 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
     groups, kv_heads = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 4]))
     layers = {
         "attn": {
-            "kind": "attention", "num_heads": 8, "num_kv_heads": 8 if "heads exchanged" in axes else kv_heads,
-            "head_dim": 4, "window": draw(st.sampled_from([None, 5])), "qk_norm": draw(st.booleans()),
+            "kind": "attention", "num_heads": 8, "num_kv_heads": kv_heads, "head_dim": 4,
+            "window": draw(st.sampled_from([None, 5])), "qk_norm": draw(st.booleans()),
         },
         "ssm": {
             "kind": "mamba2", "num_heads": 8, "head_dim": 4, "state_size": 5, "num_groups": groups,
@@ -151,7 +151,7 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
         },
         "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
         **MIXERS,
-        "mla": MIXERS["mla"] | {"num_heads": 8},
+        **{name: MIXERS[name] | {"num_heads": 8} for name in EXCHANGING if name in MIXERS},
     }  # fmt: skip
     if "expert" in axes:
         layers["moe"] = draw_mixture(draw)
