@@ -23,6 +23,7 @@ ALONE = {
     "near": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "lends_kv": "near"},
     "same": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "borrows_kv": "near"},
 }
+WHOLE = {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4}
 MLP = {"kind": "mlp", "intermediate_size": 8}
 
 
@@ -141,6 +142,7 @@ def test_what_is_lent_is_not_computed_again(recompute):
     with pytest.raises(LayoutError, match="cannot repeat model.layers.near, which shares 'near' with other blocks"):
         check_recompute(recompute, load_model(two_layers()))
     check_recompute(("norm",), load_model(two_layers()))
+    check_recompute(recompute, load_model(two_layers(pattern=["whole"], layers=ALONE | {"whole": WHOLE})))
 
 
 def test_branches_on_halves_of_the_ranks_lend_nothing():
