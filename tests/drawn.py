@@ -6,6 +6,7 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from models import MIXERS
 
@@ -14,6 +15,8 @@ from eyas.layers.testing import Trial
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 
+ON_WORKERS = settings(max_examples=min(24, settings().max_examples))
+"""For tests whose examples each start a training on workers, which takes a second: not as many as other tests."""
 PROCESSES = 8
 """The most that a drawn layout has."""
 LENGTH = 16

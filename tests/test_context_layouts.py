@@ -3,6 +3,7 @@
 import mixers
 import pytest
 import torch
+from drawn import ON_WORKERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, lending, mixture, zamba2
@@ -191,6 +192,7 @@ def shared_sequences(draw):
 
 
 @pytest.mark.slow
+@ON_WORKERS
 @given(
     mixer=st.one_of(
         mixers.attention(), mixers.mla(), mixers.mamba1(), mixers.mamba2(), mixers.gated_delta_net(),
