@@ -176,6 +176,7 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
         "vocab_size": draw(st.sampled_from([48, 51])),
         "tie_embeddings": draw(st.booleans()),
         "init_std": 0.1,
+        "dropout": draw(st.sampled_from([0.0, 0.0, 0.2])),
         "pattern": ["+".join(block) for block in blocks],
         "layers": {name: layers[name] for name in layers if name in used},
     }
