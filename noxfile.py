@@ -37,8 +37,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def proofs(session: nox.Session) -> None:
-    """Run at length what draws its cases, with many of them each, and what is too slow for `tests`; half an hour to
-    three quarters on two cores."""
+    """Run at length what draws its cases, with many of them each, and what is too slow for `tests`: under an hour."""
     install(session, *TEST_TOOLS)
     drawing = ("-m", "(slow or hypothesis) and not gpu", "--durations=30")
     session.run("python", "-m", "pytest", *drawing, *session.posargs, env={"EYAS_PROFILE": "proofs"})
