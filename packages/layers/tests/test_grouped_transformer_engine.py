@@ -1,4 +1,4 @@
-"""What transformer-engine is handed and gives back, with a stand-in that has its signature; itself in tests/test_gpu."""
+"""What transformer-engine is handed and gives back, with a stand-in of its signature; tests/test_gpu has itself."""
 
 import sys
 import types
@@ -20,9 +20,9 @@ class GroupedLinear(nn.Module):
     """The parameters' names, the order of arguments and the dtype check of transformer-engine 2.2 to 2.18."""
 
     def __init__(
-        self, num_gemms, in_features, out_features, sequence_parallel=False, fuse_wgrad_accumulation=False, tp_group=None,
-        tp_size=1, get_rng_state_tracker=None, rng_tracker_name=None, init_method=None, bias=True, return_bias=False,
-        params_dtype=None, parallel_mode=None, device="cuda",
+        self, num_gemms, in_features, out_features, sequence_parallel=False, fuse_wgrad_accumulation=False,
+        tp_group=None, tp_size=1, get_rng_state_tracker=None, rng_tracker_name=None, init_method=None, bias=True,
+        return_bias=False, params_dtype=None, parallel_mode=None, device="cuda",
     ):  # fmt: skip
         super().__init__()
         assert not bias

@@ -31,8 +31,8 @@ def check(cuda: bool) -> None:
 
 
 def grouped_transformer_engine(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor) -> Tensor:
-    """Each expert's rows times its matrix, (N, O), by `GroupedLinear` of transformer-engine 2.2 or later: float32 (which
-    it multiplies as TF32), bfloat16 or float16."""
+    """Each expert's rows times its matrix, (N, O), by `GroupedLinear` of transformer-engine 2.2 or later: bfloat16,
+    float16, or float32, which it multiplies as TF32."""
     check(x_NI.is_cuda)
     if x_NI.itemsize > 4:
         raise ConfigError(f"kernel=transformer_engine has no products in {x_NI.dtype}; use kernel=loop")
