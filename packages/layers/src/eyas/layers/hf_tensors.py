@@ -134,10 +134,11 @@ def sections_of_block(
 
 def sections_of_depths(family: Family, spec: ModelSpec) -> Iterator[Section]:
     """Each layer that predicts a further token."""
-    depths, width, layers = family.depths, spec.hidden_size, len(spec.blocks) // len(family.names.norms)
+    depths, width = family.depths, spec.hidden_size
     if depths is None:
         return
-    for number, layer in enumerate(layers_behind(family, layers, len(spec.tail))):
+    layers = layers_behind(family, len(spec.blocks) // len(family.names.norms), len(spec.tail))
+    for number, layer in enumerate(layers):
         ours = f"mtp.depths.{number}."
         for theirs, own in (
             (depths.embedding_norm, "embedding_norm"),
