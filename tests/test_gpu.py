@@ -13,6 +13,7 @@ from models import falcon_h1
 
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
+from eyas.layers.experts import grouped_linear
 from eyas.layers.model import HybridLM
 from eyas.layers.ssd import ssd
 from eyas.parallel.context import Context
@@ -105,3 +106,21 @@ def test_gpu_kernels_equal_the_float64_recurrence(kernel):
     for name, ours, theirs in zip(names, [actual, *fast], [expected, *exact], strict=True):
         a, e = (ours, theirs) if name == "y" else (ours.grad, theirs.grad)
         assert (a.double().cpu() - e).norm() <= 5e-3 * e.norm(), name
+
+
+@pytest.mark.parametrize("kernel", ["grouped", "transformer_engine"])
+def test_the_experts_grouped_product_equals_the_loop(kernel):
+    """In bfloat16, whose products a GPU sums in float32: both round each result once."""
+    if kernel == "transformer_engine":
+        pytest.importorskip("transformer_engine.pytorch")
+    draw, counts = torch.Generator().manual_seed(0), [40, 0, 17, 71]
+    x, weight, dy = (
+        torch.randn(*shape, generator=draw).bfloat16().cuda() for shape in [(128, 64), (4, 96, 64), (128, 96)]
+    )
+    results = []
+    for name in (kernel, "loop"):
+        inputs = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        y = grouped_linear(inputs[0], counts, inputs[1], name)
+        results.append([y, *torch.autograd.grad(y, inputs, dy)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)

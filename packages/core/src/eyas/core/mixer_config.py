@@ -105,6 +105,9 @@ class MixerConfig:
         """Bytes of decoding state for one sequence after `sequence_length` tokens."""
         raise UnsupportedError(f"{self.kind} does not state its state_bytes; define them in the mixer's Config")
 
+    def check_device(self, cuda: bool) -> None:
+        """Raises ConfigError where an option asks for what this machine lacks: a GPU, or a package for one."""
+
     def check_split(self, hidden_size: int, at: Coordinates) -> None:
         """Raises LayoutError where grids of these sizes cannot divide this mixer's weights."""
         for weight in self.weights(hidden_size).values():

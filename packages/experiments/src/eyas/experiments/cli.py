@@ -105,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     import_hf = command("import-hf", "make a run folder of a model in Hugging Face's format")
     import_hf.add_argument("source", type=Path, help="folder with config.json, safetensors and tokenizer.json")
     import_hf.add_argument("--name", help="folder under runs; the model_type if left out")
+    import_hf.add_argument("--without-mtp", action="store_true", help="leave out layers that predict further tokens")
     export_hf = command("export-hf", "write a run's model so that transformers loads it")
     export_hf.add_argument("run", type=Path, help="run folder")
     export_hf.add_argument("target", type=Path, help="folder to make")
@@ -178,7 +179,7 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
 def run_import_hf(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.import_hf import import_hf
 
-    print(f"Run folder: {import_hf(known.source, known.name)}")
+    print(f"Run folder: {import_hf(known.source, known.name, without_mtp=known.without_mtp)}")
     return 0
 
 

@@ -91,16 +91,19 @@ def train_one(job: Job, *, dry_run: bool) -> None:
 
 def check_machine(run: RunConfig) -> None:
     """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU."""
-    job = joined()
-    if run.optimizer.cpu_offload:
-        import torch
+    import torch
 
-        run.optimizer.check_device(torch.cuda.is_available())
+    cuda = torch.cuda.is_available()
+    run.optimizer.check_device(cuda)
+    for name, layer in run.spec.layers.items():
+        try:
+            layer.check_device(cuda)
+        except ConfigError as error:
+            raise ConfigError(f"model.layers.{name} ({layer.kind}): {error}") from error
+    job = joined()
     if job is not None:
         run.layout.check_world(job.world_size)
     else:
-        import torch
-
         from eyas.parallel.layout import processes_here
 
         run.layout.check_machine(processes_here(torch.cuda.device_count()))
