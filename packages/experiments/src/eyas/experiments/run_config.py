@@ -43,6 +43,11 @@ class TrainerConfig:
     """Steps between checkpoints; null for one at the end."""
     keep_checkpoints: int | None = None
     """How many of the latest checkpoints stay on disk; null for all."""
+    peak_tflops: float | Literal["measured"] | None = None
+    """What a device could compute at most, in TFLOP/s, for MFU; `measured` for what a product of matrices reaches here;
+    null for the data sheet's where a GPU is known and precision is bfloat16, and no MFU elsewhere."""
+    step_times: bool = True
+    """Log how long data, forward, backward, reduction, optimizer and waiting take in each step."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "global_batch", "microbatch"):
@@ -52,6 +57,8 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1, or null")
+        if isinstance(self.peak_tflops, float) and not 0 < self.peak_tflops < math.inf:
+            raise ConfigError(f"peak_tflops={self.peak_tflops} must be a number above 0, or measured, or null")
         if self.gradients == "bfloat16" and self.precision != "bfloat16":
             raise ConfigError(
                 f"gradients=bfloat16 is narrower than the weights of precision={self.precision}; set "

@@ -68,6 +68,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
     )
     module = TrainingModule(run, weights, feed.begin_validation)
+    feed.training.before_each = module.begin_step
     log = RunLogger(folder)
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
@@ -118,6 +119,7 @@ def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: f
         "samples": samples,
         "tokens": samples * run.data.sequence_length,
         "tokens_per_second": last.get("tokens_per_second"),
+        **({"mfu": last["mfu"]} if "mfu" in last else {}),
         "memory_gib": last.get("memory_gib"),
         "parameters": parameters(module.spec),
         "tail_parameters": tail_parameters(module.spec),
