@@ -15,6 +15,7 @@ from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
+from eyas.experiments.trackers import TENSORBOARD, asked_for
 from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -106,6 +107,8 @@ class RunConfig:
     """Of the initial weights."""
     start_from: str | None = None
     """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
+    logger: str | tuple[str, ...] = TENSORBOARD
+    """Where metrics go beside metrics.csv: tensorboard, wandb, mlflow, a list of them, or csv for nowhere else."""
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)
@@ -140,6 +143,7 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
+    asked_for(run.logger)
     for size in trainer.batches.all:
         try:
             layout.check_microbatches(layout.microbatches(size, trainer.microbatch))

@@ -60,7 +60,7 @@ class StepMetrics:
             "step_seconds": seconds,
             **{f"time/{part}": value for part, value in parts.items()},
             "memory_gib": memory,
-            **{f"grad_norm/{kind}": norm for kind, norm in self.engine.gradient_norms.items()},
+            **{f"grad_norms/{kind}": norm for kind, norm in self.engine.gradient_norms.items()},
         }
 
     def _over_ranks(self, seconds: float) -> tuple[float, float, dict[str, float]]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from eyas.core.accounting import parameters, tail_parameters, training_flops
 from eyas.core.errors import CheckpointError
@@ -23,6 +22,7 @@ from eyas.experiments.module import TrainingModule
 from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
+from eyas.experiments.trackers import asked_for, loggers
 from eyas.parallel import checkpoint, groups, quiet
 from eyas.parallel.launch import report_errors
 from eyas.parallel.strategy import MegatronStrategy
@@ -70,12 +70,20 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     module = TrainingModule(run, weights, feed.begin_validation)
     feed.training.before_each = module.begin_step
     log = RunLogger(folder)
+    others = loggers(
+        asked_for(run.logger),
+        folder,
+        experiment=run.name,
+        runs=Path(run.runs),
+        config=run_folder.read_config(folder / run_folder.CONFIG),
+        first=dist.get_rank() == 0,
+    )
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices="auto" if torch.cuda.is_available() else run.layout.processes,
         strategy=MegatronStrategy(run.layout),
         max_steps=steps,
-        logger=[log, TensorBoardLogger(folder, name="tensorboard", version="")],
+        logger=[log, *others],
         callbacks=[
             ProgressLine(),
             ResumesLog(log),
