@@ -13,6 +13,7 @@ from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
 from eyas.experiments.trackers import TENSORBOARD, asked_for
@@ -115,6 +116,7 @@ class RunConfig:
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
@@ -144,6 +146,7 @@ def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
     asked_for(run.logger)
+    run.profile.check(trainer.max_steps)
     for size in trainer.batches.all:
         try:
             layout.check_microbatches(layout.microbatches(size, trainer.microbatch))

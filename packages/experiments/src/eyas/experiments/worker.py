@@ -19,6 +19,7 @@ from eyas.experiments.batches import Share
 from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.feed import feed_of
 from eyas.experiments.module import TrainingModule
+from eyas.experiments.profiling import Profile
 from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
@@ -87,6 +88,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         callbacks=[
             ProgressLine(),
             ResumesLog(log),
+            *([Profile(run.profile, folder)] if run.profile.kind == "torch" else []),
             Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints),
         ],
         log_every_n_steps=1,

@@ -20,8 +20,7 @@ EMBEDDING, HEAD, OTHERS = "embedding", "head", "others"
 
 
 class GradientNorms:
-    """Calls give the norms of this step's gradients, before they are clipped. Every rank makes one and calls it alike.
-    """
+    """A call gives the norms of this step's gradients, not clipped. Every rank makes one and calls it alike."""
 
     def __init__(self, model: nn.Module, optimizer: Any, layout: Layout) -> None:
         self.pieces = list(counted(model, optimizer, layout))

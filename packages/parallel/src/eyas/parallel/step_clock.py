@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class StepClock:
         marks = self.stopped[-1 - waits]
         self.stopped = self.stopped[len(self.stopped) - waits :]
         parts = dict.fromkeys(PARTS, 0.0)
-        for (part, begun), (_, ended) in zip(marks, marks[1:], strict=False):
+        for (part, begun), (_, ended) in pairwise(marks):
             parts[part] += self._between(begun, ended)
         return parts
 
