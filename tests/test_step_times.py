@@ -59,5 +59,7 @@ def test_time_is_found_where_it_was_spent(layout, microbatches):
 
 def test_a_replica_waits_for_the_slower_one_and_not_in_the_reduction():
     (fast, _), (slow, _) = pool(2).run(parts_here, Layout(data=2), 3, [SLEEP, 4 * SLEEP])
-    assert fast[WAITING] - slow[WAITING] >= 0.8 * 3 * 3 * 3 * SLEEP
-    assert abs(fast[REDUCTION] - slow[REDUCTION]) < 3 * SLEEP
+    ahead = sum(slow[part] - fast[part] for part in (DATA, FORWARD, BACKWARD))
+    assert ahead > 0.1  # of a set 0.54; a busy machine lets both work longer
+    assert fast[WAITING] - slow[WAITING] == pytest.approx(ahead, rel=0.2)
+    assert abs(fast[REDUCTION] - slow[REDUCTION]) < 0.5 * ahead
