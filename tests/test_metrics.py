@@ -41,7 +41,7 @@ def test_the_parts_of_a_step_sum_to_it_and_validation_is_in_none(rows):
     for row in rows:
         assert sum(row[f"time/{part}"] for part in PARTS) == pytest.approx(row["step_seconds"], rel=0.02)
         assert all(row[f"time/{part}"] > 0 for part in PARTS)
-    assert rows[3]["time/data"] < rows[2]["step_seconds"] + rows[3]["step_seconds"] / 2
+    assert all(rows[step]["time/data"] < 0.5 * rows[step]["step_seconds"] for step in (3, 6)), "behind validations"
 
 
 def test_gradient_norms_of_kinds_make_the_whole_one_on_the_last_stage_s_kinds_too(rows):
