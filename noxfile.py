@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 PACKAGES = [f"packages/{name}" for name in ("core", "parallel", "layers", "experiments")]
 NAMESPACES = [f"eyas.{Path(package).name}" for package in PACKAGES]
 PINNED = ("-c", "constraints.txt")
-TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling")
+TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling", "wandb", "mlflow-skinny")
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"

@@ -62,7 +62,7 @@ def test_every_layout_carries_the_default_model(layout):
     assert run_of(f"layout={layout}").layout.processes <= processes_here()
 
 
-@pytest.mark.parametrize("group", ["optimizer", "schedule", "trainer", "sample", "task"])
+@pytest.mark.parametrize("group", ["optimizer", "schedule", "trainer", "profile", "sample", "task"])
 def test_every_other_choice_composes(group):
     for name in names(group):
         run_of(f"{group}={name}")

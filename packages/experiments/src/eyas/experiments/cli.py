@@ -87,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resolve", action="store_true", help="with --cfg: fill in values that refer to others")
     resume = command("resume", "go on from a run's latest checkpoint")
     resume.add_argument("run", type=Path, help="run folder")
-    resume.add_argument("overrides", nargs="*", help="changes of layout, trainer or sample, such as layout.tensor=2")
+    resume.add_argument(
+        "overrides", nargs="*", help="changes of layout, trainer, profile or sample, such as layout.tensor=2"
+    )
     generate = command("generate", "continue texts with a trained model")
     generate.add_argument("run", type=Path, help="run folder")
     generate.add_argument("--prompt", action="append", help="text to continue; give several for one each")

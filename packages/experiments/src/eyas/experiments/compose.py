@@ -27,6 +27,7 @@ from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import KINDS, LANGUAGE_MODELLING, load_task
@@ -42,6 +43,7 @@ SCHEMAS = {
     "schedule": ScheduleConfig,
     "trainer": TrainerConfig,
     "sample": SampleConfig,
+    "profile": ProfileConfig,
 }
 SIZES = ("vocab_size", "sequence_length")
 """Options of the data that a task decides which draws its own sequences."""

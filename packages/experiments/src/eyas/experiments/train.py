@@ -15,6 +15,7 @@ from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.start_from import keep_imported_files, with_start
 from eyas.experiments.summary import print_summary
+from eyas.experiments.trackers import asked_for, check_installed
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import follow, launch
 
@@ -90,9 +91,11 @@ def train_one(job: Job, *, dry_run: bool) -> None:
 
 
 def check_machine(run: RunConfig) -> None:
-    """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU."""
+    """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU
+    or package."""
     import torch
 
+    check_installed(asked_for(run.logger))
     cuda = torch.cuda.is_available()
     run.optimizer.check_device(cuda)
     for name, layer in run.spec.layers.items():
