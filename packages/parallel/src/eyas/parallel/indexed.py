@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class TokenWriter:
         self.idx_path = get_idx_path(str(prefix))
         self.builder = IndexedDatasetBuilder(get_bin_path(str(prefix)), dtype=self.dtype)
 
-    def add_document(self, tokens: Sequence[int]) -> None:
+    def add_document(self, tokens: Sequence[int] | Tokens) -> None:
         """Appends one document."""
         self.builder.add_document(np.asarray(tokens, dtype=self.dtype), [len(tokens)])
 
@@ -54,15 +55,25 @@ class TokenWriter:
 
 
 def open_tokens(prefix: Path) -> TokenFile:
-    """Maps PREFIX.bin into memory; nothing is read before it is used."""
+    """Maps PREFIX.bin into memory; nothing is read before it is used. Raises DataError where a file is missing, or
+    holds something else than the other one says."""
     for suffix in (".idx", ".bin"):
         if not Path(f"{prefix}{suffix}").is_file():
             raise DataError(f"there is no token file {prefix}{suffix}; prepare the data again")
     with quiet.importing():
         from megatron.core.datasets.indexed_dataset import IndexedDataset, get_bin_path
 
-    index = IndexedDataset(str(prefix)).index
-    tokens = np.memmap(get_bin_path(str(prefix)), dtype=index.dtype, mode="r")
+    try:
+        index = IndexedDataset(str(prefix)).index
+    except (AssertionError, ValueError, struct.error, IndexError) as error:
+        raise DataError(f"{prefix}.idx is no whole index in Megatron's format; make the token files again") from error
+    length, size = int(index.sequence_lengths.sum(dtype=np.int64)), np.dtype(index.dtype).itemsize
+    if (found := Path(f"{prefix}.bin").stat().st_size) != length * size:
+        raise DataError(
+            f"{prefix}.bin has {found:,} bytes, but its index tells of {length:,} tokens of {size} bytes; one of the "
+            "two is cut short or of another corpus, so copy both again"
+        )
+    tokens = np.memmap(get_bin_path(str(prefix)), dtype=index.dtype, mode="r") if length else np.empty(0, index.dtype)
     starts = np.cumsum(index.sequence_lengths, dtype=np.int64) - index.sequence_lengths
     first_sequences = index.document_indices[:-1]
     return TokenFile(tokens, starts[first_sequences])
