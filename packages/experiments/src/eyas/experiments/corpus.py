@@ -76,8 +76,7 @@ def find_files(text: Text) -> tuple[Source, ...]:
             inside = f"; for the files inside a folder write {text.files.rstrip('/')}/**/*.txt"
             remedy = inside if pattern.is_dir() else f" from {Path.cwd()}; check the path and quote the pattern"
             raise DataError(f"{text.origin} matches no file{remedy}")
-        if not text.tokenized:
-            _refuse_tokens(text, found)
+        _check_tokens(text, found)
     sources = [Source(path, path.relative_to(root).as_posix()) for path in found]
     return tuple(sorted(sources, key=lambda source: source.name))
 
@@ -106,14 +105,19 @@ def place(name: str) -> int:
 def _matching(pattern: Path) -> list[Path]:
     """Files that a pattern matches; a saved dataset counts as its Arrow files, whatever else lies in its folder."""
     matched = [Path(path) for path in glob(str(pattern), recursive=True)]
-    datasets = {path for match in matched for path in (match, match.parent) if is_saved_dataset(path)}
+    folders = {match if match.is_dir() else match.parent for match in matched}
+    datasets = {folder for folder in folders if is_saved_dataset(folder)}
     files = [path for path in matched if path.is_file() and datasets.isdisjoint(path.parents)]
     return files + [path for folder in sorted(datasets) for path in arrow_files(folder)]
 
 
-def _refuse_tokens(text: Text, found: list[Path]) -> None:
+def _check_tokens(text: Text, found: list[Path]) -> None:
+    """Raises DataError where files of tokens have no index, or are about to be read as text."""
     for path in found:
-        if path.suffix == TOKENS and path.with_suffix(".idx").is_file():
+        indexed = path.suffix == TOKENS and path.with_suffix(".idx").is_file()
+        if text.tokenized and not indexed:
+            raise DataError(f"there is no {path.with_suffix('.idx')}, which tells where the documents of {path} begin")
+        if indexed and not text.tokenized:
             raise DataError(
                 f"{text.origin} matches the token file {path}; end the pattern in {TOKENS} to read tokens, such as "
                 f"{text.where}.files='{path}'"

@@ -22,7 +22,7 @@ READING = ("files", "text_field", "document_separator")
 """Options that say what is read, which each part of a blend has for itself."""
 TEXT_OPTIONS = (*READING, "blend", "validation_fraction", "tokenizer", "end_of_document", "documents", "cache")
 """Options that mean nothing where a task draws its own sequences."""
-ROUNDING = 1e-6
+ROUNDING = 1e-5
 """How far the weights of a blend may be from 1 together: 0.333333 three times is meant as a third each."""
 
 Documents = Literal["joined", "isolated", "packed"]

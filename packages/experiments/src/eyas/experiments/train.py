@@ -11,7 +11,7 @@ from eyas.experiments import run_folder
 from eyas.experiments.compose import Job, compose
 from eyas.experiments.compose_errors import UPSTREAM, explain, with_hint
 from eyas.experiments.data_card import card_lines
-from eyas.experiments.data_check import check_unprepared
+from eyas.experiments.data_check import check_data
 from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
@@ -81,7 +81,7 @@ def train_one(job: Job, *, dry_run: bool) -> None:
         raise with_hint(error, job.overrides) from error
     if dry_run:
         if run.drawn_task is None:
-            check_unprepared(run.data)
+            check_data(run.data)
         print_dry_run(run)
         return
     check_machine(run)

@@ -18,6 +18,12 @@ from eyas.parallel import quiet
 Tokens = NDArray[Any]
 """Token numbers, uint16 or int32 by the size of the vocabulary."""
 
+HEADER = struct.Struct("<9sQBQQ")
+"""What an index begins with: its mark, version and type of tokens, and how many sequences and documents it tells of.
+Megatron-Core's reader (indexed_dataset.py, _IndexReader) asserts no more, and complains on the terminal."""
+MARK = b"MMIDIDX\0\0"
+TYPES = range(1, 9)
+
 
 @dataclass(frozen=True)
 class TokenFile:
@@ -63,10 +69,8 @@ def open_tokens(prefix: Path) -> TokenFile:
     with quiet.importing():
         from megatron.core.datasets.indexed_dataset import IndexedDataset, get_bin_path
 
-    try:
-        index = IndexedDataset(str(prefix)).index
-    except (AssertionError, ValueError, struct.error, IndexError) as error:
-        raise DataError(f"{prefix}.idx is no whole index in Megatron's format; make the token files again") from error
+    _check_index(Path(f"{prefix}.idx"))
+    index = IndexedDataset(str(prefix)).index
     length, size = int(index.sequence_lengths.sum(dtype=np.int64)), np.dtype(index.dtype).itemsize
     if (found := Path(f"{prefix}.bin").stat().st_size) != length * size:
         raise DataError(
@@ -77,3 +81,15 @@ def open_tokens(prefix: Path) -> TokenFile:
     starts = np.cumsum(index.sequence_lengths, dtype=np.int64) - index.sequence_lengths
     first_sequences = index.document_indices[:-1]
     return TokenFile(tokens, starts[first_sequences])
+
+
+def _check_index(path: Path) -> None:
+    """Raises DataError where an index is none, or not whole: a length and a place for each sequence, then documents."""
+    with path.open("rb") as stream:
+        header = stream.read(HEADER.size)
+    if len(header) == HEADER.size:
+        mark, version, code, sequences, documents = HEADER.unpack(header)
+        whole = HEADER.size + (4 + 8) * sequences + 8 * documents
+        if (mark, version) == (MARK, 1) and code in TYPES and path.stat().st_size == whole:
+            return
+    raise DataError(f"{path} is no whole index in Megatron's format; make the token files again")
