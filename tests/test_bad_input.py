@@ -88,7 +88,7 @@ TRAIN = {
         "data.documents=isolated, but model.layers.moe .* cannot keep documents apart",
     ),
     "manner of documents": ("data.documents=mixed", "data.documents: expected one of 'joined', 'isolated', 'packed'"),
-    "sample of tokens": ("data.files=x.bin sample=python", "the tokens have no data.tokenizer; give it, or sample=none"),
+    "sample of tokens": ("data.files=x.bin sample=python", "the tokens have no data.tokenizer; give it"),
     "blend": (
         "'data.blend={a:{weight:0.5,files:x},b:{weight:0.6,files:y}}'",
         r"data.blend: the weights are 0.5 \+ 0.6 = 1.1, but shares are 1 together; mend them",

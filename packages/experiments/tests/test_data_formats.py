@@ -128,7 +128,10 @@ def shorter(path: Path) -> None:
         (shorter, r"given\.bin has [\d,]+ bytes, but its index tells of \d+ tokens of 2 bytes; one of the two is cut"),
         (lambda path: shorter(path.with_suffix(".idx")), r"given\.idx is no whole index in Megatron's format"),
         (lambda path: path.with_suffix(".idx").write_bytes(b"no index"), r"given\.idx is no whole index"),
-        (lambda path: path.with_suffix(".idx").unlink(), r"no token file .*given\.idx"),
+        (
+            lambda path: path.with_suffix(".idx").unlink(),
+            r"there is no .*given\.idx, which tells where the documents of",
+        ),
     ],
 )
 def test_token_files_that_do_not_belong_together_are_refused(
@@ -160,9 +163,7 @@ def test_a_tokenizer_is_given_by_its_file_or_its_folder(tmp_path: Path) -> None:
     assert by_file == by_folder
     assert load_tokenizer(by_file.tokenizer).to_str() == load_tokenizer(tmp_path).to_str()
     for refuse in (prepare, check_data):
-        with pytest.raises(
-            ConfigError, match=r"data\.vocab_size=271, but .* has 270 entries; set data\.vocab_size=270"
-        ):
+        with pytest.raises(ConfigError, match=r"data\.vocab_size=271, but .* has 270 entries; set data\.vocab"):
             refuse(DataConfig(**{**options, "vocab_size": 271}, tokenizer=str(tmp_path)))  # type: ignore[arg-type]
 
 
