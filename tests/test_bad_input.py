@@ -82,7 +82,23 @@ TRAIN = {
         "num_experts=8 cannot be split over layout.expert=3",
     ),
     "experts' grid": ("model=mixtral_tiny layout=tensor2 layout.expert=2", "does not divide the 2 processes"),
-    "packed meta tokens": ("model=hymba_tiny data.isolate_documents=true", "meta_tokens stand in front of a row"),
+    "packed meta tokens": ("model=hymba_tiny data.documents=packed", "=packed, but model.meta_tokens stand in front"),
+    "packed with a capacity": (
+        "model=mixtral_tiny model.layers.moe.capacity_factor=1.0 data.documents=isolated",
+        "data.documents=isolated, but model.layers.moe .* cannot keep documents apart",
+    ),
+    "manner of documents": ("data.documents=mixed", "data.documents: expected one of 'joined', 'isolated', 'packed'"),
+    "sample of tokens": ("data.files=x.bin sample=python", "the tokens have no data.tokenizer; give it"),
+    "blend": (
+        "'data.blend={a:{weight:0.5,files:x},b:{weight:0.6,files:y}}'",
+        r"data.blend: the weights are 0.5 \+ 0.6 = 1.1, but shares are 1 together; mend them",
+    ),
+    "part of a blend": (
+        "'data.blend={a:{weight:0.5,files:\"texts/*\"},b:{weight:0.5,files:none.txt}}' data.vocab_size=262",
+        "data.blend.b.files=none.txt matches no file",
+    ),
+    "no tokenizer": ("data.tokenizer=nowhere.json", "there is no tokenizer at nowhere.json"),
+    "text for a tokenizer": ("data.tokenizer=texts/0.txt", "texts/0.txt is no tokenizer.json that the tokenizers"),
     "context parallel": ("layout.context=3", "length 256 cannot be split over the 6 pieces of layout.context=3; use a"),
     "order of no pieces": ("layout.context_order=contiguous", "layout.context=1; set layout.context=2 or more, or"),
     "heads over context ranks": (
@@ -207,6 +223,17 @@ def assert_one_line(said, expected):
 @pytest.mark.parametrize(("overrides", "expected"), TRAIN.values(), ids=TRAIN)
 def test_training_that_cannot_be_is_refused_in_one_line(refused, overrides, expected):
     assert_one_line(refused(f"train {shlex.join(shlex.split(overrides))}"), expected)
+
+
+DATA = (
+    "no files", "empty glob", "not UTF-8", "large vocabulary", "short text", "part of a blend", "no tokenizer",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_a_dry_run_refuses_the_data_that_training_refuses(refused, case):
+    overrides, expected = TRAIN[case]
+    assert_one_line(refused(f"train --dry-run {shlex.join(shlex.split(overrides))}"), expected)
 
 
 @pytest.mark.parametrize(("line", "expected"), OTHERS.values(), ids=OTHERS)

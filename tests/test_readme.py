@@ -2,18 +2,23 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow
 import pytest
 from command import install
 from page_mixer import blocks, write_page_mixer
+from pyarrow import parquet
 
 from eyas.core.registry import mixers
 from eyas.experiments.cli import build_parser, main
+from eyas.parallel.indexed import TokenWriter
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -50,9 +55,35 @@ def plugins(tmp_path_factory):
     mixers.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """A folder with the files that pages read, a few hundred thousand bytes of each."""
+    folder = tmp_path_factory.mktemp("read")
+    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"), key=lambda path: path.stat().st_size)[-12:]
+    texts = [path.read_text() for path in sources]
+    rows = [{"body": text, "text": text} for text in texts]
+    for name in ("texts", "tables", "saved/train", "tokens"):
+        (folder / name).mkdir(parents=True)
+    for number, text in enumerate(texts):
+        (folder / "texts" / f"{number}.txt").write_text(text)
+    (folder / "rows.txt").write_text("---".join(texts))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, folder / "tables" / "0.parquet")
+    with pyarrow.ipc.new_stream(folder / "saved" / "train" / "data.arrow", table.schema) as stream:
+        stream.write_table(table)
+    (folder / "saved" / "train" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (folder / "saved" / "train" / "dataset_info.json").write_text("{}")
+    with TokenWriter(folder / "tokens" / "all", 1000) as writer:
+        for text in texts:
+            writer.add_document(list(text.encode()))
+    return folder
+
+
 @cases(commands)
-def test_commands_are_accepted(thing, plugins, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_commands_are_accepted(thing, plugins, read, monkeypatch, capsys):
+    monkeypatch.chdir(read)
+    monkeypatch.setenv("EYAS_CACHE", str(read / "cache"))
     if "--help" in thing:
         with pytest.raises(SystemExit) as end:
             main(thing)
@@ -65,7 +96,7 @@ def test_commands_are_accepted(thing, plugins, tmp_path, monkeypatch, capsys):
     else:
         _, unknown = build_parser().parse_known_args(thing)
         assert not unknown
-    assert not (tmp_path / "runs").exists()
+    assert not (read / "runs").exists()
     assert "Error" not in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """Batches of tokens: the order is a function of seed and step alone."""
 
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from eyas.core.errors import CheckpointError, LayoutError
 from eyas.core.labels import IGNORED
 from eyas.experiments.batch_sizes import BatchRamp
-from eyas.experiments.batches import Share, TrainingBatches, ValidationBatches, Windows, epoch_order
+from eyas.experiments.batches import Share, TrainingBatches, ValidationBatches, epoch_order
+from eyas.experiments.windows import Sequences, Windows
 from eyas.parallel.indexed import TokenFile
 
 PINNED = [5, 6, 3, 7, 4, 1, 2, 0]
@@ -26,6 +28,16 @@ def windows(tokens: int, sequence_length: int = 4, starts: list[int] | None = No
     """Windows over the numbers 0, 1, 2, ... so that a token tells its position."""
     isolate = starts is not None
     return Windows(TokenFile(np.arange(tokens), np.array(starts or [0])), sequence_length, isolate_documents=isolate)
+
+
+def alone(file: Windows) -> dict[str, tuple[Fraction, Sequences]]:
+    """One text, not blended with others."""
+    return {"": (Fraction(1), file)}
+
+
+def rows_of(batches: TrainingBatches, step: int) -> list[int]:
+    """Numbers of the sequences in the global batch of a step."""
+    return [row for _, row in batches.rows(batches.numbers(step))]
 
 
 shares = st.builds(lambda ranks, each: (ranks * each, ranks), st.integers(1, 4), st.integers(1, 3))
@@ -41,23 +53,24 @@ def test_the_ranks_together_see_what_one_process_sees(
     file: Windows, share: tuple[int, int], step: int, seed: int
 ) -> None:
     size, ranks = share
-    alone = TrainingBatches(file, Share(size), steps=100, seed=seed)[step]
-    together = joined([TrainingBatches(file, Share(size, rank, ranks), 100, seed)[step] for rank in range(ranks)])
-    assert all(torch.equal(alone[key], together[key]) for key in alone)
+    text = alone(file)
+    whole = TrainingBatches(text, Share(size), steps=100, seed=seed)[step]
+    together = joined([TrainingBatches(text, Share(size, rank, ranks), 100, seed)[step] for rank in range(ranks)])
+    assert all(torch.equal(whole[key], together[key]) for key in whole)
 
 
 @given(files, st.integers(1, 7), st.integers(0, 3))
 def test_every_sequence_is_used_once_an_epoch(file: Windows, size: int, seed: int) -> None:
     epochs = 3
-    batches = TrainingBatches(file, Share(size), steps=10**6, seed=seed)
-    rows = np.concatenate([batches.rows(step) for step in range(-(-epochs * file.whole // size))])
+    batches = TrainingBatches(alone(file), Share(size), steps=10**6, seed=seed)
+    rows = np.concatenate([rows_of(batches, step) for step in range(-(-epochs * file.whole // size))])
     for epoch in range(epochs):
         assert sorted(rows[epoch * file.whole : (epoch + 1) * file.whole]) == list(range(file.whole))
 
 
 @given(files, st.integers(1, 7), st.integers(0, 50))
 def test_labels_are_the_tokens_one_further(file: Windows, size: int, step: int) -> None:
-    batch = TrainingBatches(file, Share(size), steps=100, seed=0)[step]
+    batch = TrainingBatches(alone(file), Share(size), steps=100, seed=0)[step]
     assert torch.equal(batch["labels"], batch["tokens"] + 1)
     assert torch.equal(batch["tokens"][:, 1:], batch["labels"][:, :-1])
 
@@ -74,13 +87,13 @@ def test_a_resumed_run_goes_on_with_the_next_batch_in_any_layout(
 ) -> None:
     size, ranks = share[0] * divisor, share[1]
     file = windows(50)
-    whole = [batch["tokens"] for batch in TrainingBatches(file, Share(size), steps=12, seed=3)]
-    first = TrainingBatches(file, Share(size), steps=12, seed=3)
+    whole = [batch["tokens"] for batch in TrainingBatches(alone(file), Share(size), steps=12, seed=3)]
+    first = TrainingBatches(alone(file), Share(size), steps=12, seed=3)
     for _ in zip(range(served), first, strict=False):
         pass
     resumed = []
     for rank in range(ranks):
-        loader = TrainingBatches(file, Share(size, rank, ranks), steps=12, seed=3)
+        loader = TrainingBatches(alone(file), Share(size, rank, ranks), steps=12, seed=3)
         loader.load_state_dict(first.state_dict())
         resumed.append([batch["tokens"] for batch in loader])
     for step, parts in enumerate(zip(*resumed, strict=True), start=served):
@@ -89,9 +102,9 @@ def test_a_resumed_run_goes_on_with_the_next_batch_in_any_layout(
 
 
 def test_another_global_batch_is_refused_on_resume() -> None:
-    state = TrainingBatches(windows(50), Share(4), steps=5, seed=0).state_dict()
+    state = TrainingBatches(alone(windows(50)), Share(4), steps=5, seed=0).state_dict()
     with pytest.raises(CheckpointError, match="global batch of 4 sequences and this run asks for 8"):
-        TrainingBatches(windows(50), Share(8), steps=5, seed=0).load_state_dict(state)
+        TrainingBatches(alone(windows(50)), Share(8), steps=5, seed=0).load_state_dict(state)
 
 
 RAMP = BatchRamp(start=4, increment=4, steps=5)
@@ -100,22 +113,22 @@ RAMP = BatchRamp(start=4, increment=4, steps=5)
 
 @given(files, st.integers(0, 3))
 def test_growing_batches_take_the_samples_in_the_same_order(file: Windows, seed: int) -> None:
-    ramped = TrainingBatches(file, Share(12), steps=8, seed=seed, ramp=RAMP)
-    steady = TrainingBatches(file, Share(1), steps=64, seed=seed)
-    rows = [ramped.rows(step) for step in range(8)]
+    ramped = TrainingBatches(alone(file), Share(12), steps=8, seed=seed, ramp=RAMP)
+    steady = TrainingBatches(alone(file), Share(1), steps=64, seed=seed)
+    rows = [rows_of(ramped, step) for step in range(8)]
     assert [len(row) for row in rows] == [4, 4, 4, 8, 8, 12, 12, 12]
-    assert np.concatenate(rows).tolist() == [steady.rows(step)[0] for step in range(64)]
+    assert np.concatenate(rows).tolist() == [rows_of(steady, step)[0] for step in range(64)]
 
 
 @given(st.integers(0, 8), st.sampled_from([1, 2, 4]))
 def test_growing_batches_are_resumed_in_any_layout(served: int, ranks: int) -> None:
-    whole = [batch["tokens"] for batch in TrainingBatches(windows(50), Share(12), 8, seed=3, ramp=RAMP)]
-    first = TrainingBatches(windows(50), Share(12), 8, seed=3, ramp=RAMP)
+    whole = [batch["tokens"] for batch in TrainingBatches(alone(windows(50)), Share(12), 8, seed=3, ramp=RAMP)]
+    first = TrainingBatches(alone(windows(50)), Share(12), 8, seed=3, ramp=RAMP)
     for _ in zip(range(served), first, strict=False):
         pass
     resumed = []
     for rank in range(ranks):
-        loader = TrainingBatches(windows(50), Share(12, rank, ranks), 8, seed=3, ramp=RAMP)
+        loader = TrainingBatches(alone(windows(50)), Share(12, rank, ranks), 8, seed=3, ramp=RAMP)
         loader.load_state_dict(first.state_dict())
         resumed.append([batch["tokens"] for batch in loader])
     for step, parts in enumerate(zip(*resumed, strict=True), start=served):
@@ -123,9 +136,9 @@ def test_growing_batches_are_resumed_in_any_layout(served: int, ranks: int) -> N
 
 
 def test_another_ramp_is_refused_on_resume() -> None:
-    state = TrainingBatches(windows(50), Share(12), steps=5, seed=0, ramp=RAMP).state_dict()
+    state = TrainingBatches(alone(windows(50)), Share(12), steps=5, seed=0, ramp=RAMP).state_dict()
     with pytest.raises(CheckpointError, match="trained with batch_ramp={'start': 4.* asks for None"):
-        TrainingBatches(windows(50), Share(12), steps=5, seed=0).load_state_dict(state)
+        TrainingBatches(alone(windows(50)), Share(12), steps=5, seed=0).load_state_dict(state)
 
 
 def test_a_global_batch_that_does_not_divide_is_refused() -> None:
@@ -171,7 +184,7 @@ def test_validation_is_the_same_every_time() -> None:
 @given(st.sets(st.integers(1, 39), max_size=8), st.integers(0, 20))
 def test_tokens_share_a_document_number_exactly_when_they_share_a_document(borders: set[int], step: int) -> None:
     file = windows(41, sequence_length=8, starts=[0, *sorted(borders)])
-    batch = TrainingBatches(file, Share(3), steps=100, seed=1)[step]
+    batch = TrainingBatches(alone(file), Share(3), steps=100, seed=1)[step]
     assert batch["documents"].shape == batch["tokens"].shape
     for tokens, documents in zip(batch["tokens"].tolist(), batch["documents"].tolist(), strict=True):
         for left in range(8):
@@ -181,7 +194,7 @@ def test_tokens_share_a_document_number_exactly_when_they_share_a_document(borde
 
 
 def test_documents_are_absent_unless_they_are_isolated() -> None:
-    assert set(TrainingBatches(windows(50), Share(2), steps=1, seed=0)[0]) == {"tokens", "labels"}
+    assert set(TrainingBatches(alone(windows(50)), Share(2), steps=1, seed=0)[0]) == {"tokens", "labels"}
 
 
 class Recorder(L.LightningModule):
@@ -219,7 +232,7 @@ def fit(folder: Path, steps: int, resume: Path | None = None, **options: Any) ->
         callbacks=[L.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
         **options,
     )
-    training = TrainingBatches(windows(50), Share(4), steps=steps, seed=7)
+    training = TrainingBatches(alone(windows(50)), Share(4), steps=steps, seed=7)
     trainer.fit(recorder, training, ValidationBatches(windows(20), Share(4)), ckpt_path=resume, weights_only=False)
     return recorder
 
@@ -232,7 +245,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recor
 
 def test_lightning_gets_one_batch_a_step_and_all_validation_batches(uninterrupted: tuple[Path, Recorder]) -> None:
     _, recorder = uninterrupted
-    batches = TrainingBatches(windows(50), Share(4), steps=8, seed=7)
+    batches = TrainingBatches(alone(windows(50)), Share(4), steps=8, seed=7)
     assert recorder.trained == [(step, batches[step]["tokens"][:, 0].tolist()) for step in range(8)]
     validation = [batch["tokens"][:, 0].tolist() for batch in ValidationBatches(windows(20), Share(4))]
     assert recorder.validated == validation[:1] + 4 * validation  # the sanity check, then every second step
@@ -252,5 +265,5 @@ def test_a_run_resumed_by_lightning_neither_repeats_nor_misses_a_batch(
 def test_a_finished_run_can_be_made_longer(uninterrupted: tuple[Path, Recorder], tmp_path: Path) -> None:
     folder, _ = uninterrupted
     longer = fit(tmp_path, steps=11, resume=folder / "step=8.ckpt")
-    batches = TrainingBatches(windows(50), Share(4), steps=11, seed=7)
+    batches = TrainingBatches(alone(windows(50)), Share(4), steps=11, seed=7)
     assert longer.trained == [(step, batches[step]["tokens"][:, 0].tolist()) for step in range(8, 11)]

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from eyas.core.errors import ConfigError, DataError
-from eyas.experiments.corpus import Corpus, DataConfig, check, find_files, place
+from eyas.experiments import corpus
+from eyas.experiments.corpus import Corpus, Source, place
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.documents import read_documents
 
 NAMES = ["a.txt", "b/c.txt", "b/d.txt", "e.txt"]
@@ -27,16 +29,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def names(corpus: Corpus) -> list[str]:
-    return [source.name for source in corpus.sources]
+def check(config: DataConfig) -> Corpus:
+    return corpus.check(*config.texts)
 
 
-def texts(corpus: Corpus, split: str | None = None) -> list[str]:
-    return [text for _, text in corpus.documents(split)]
+def find_files(config: DataConfig) -> tuple[Source, ...]:
+    return corpus.find_files(*config.texts)
+
+
+def names(found: Corpus) -> list[str]:
+    return [source.name for source in found.sources]
+
+
+def texts(found: Corpus, split: str | None = None) -> list[str]:
+    return [text for _, text in found.documents(split)]
 
 
 def read(path: Path, config: DataConfig = DataConfig()) -> list[str]:  # noqa: B008 (it is frozen)
-    return [text for _, text in read_documents(path, path.name, config)]
+    return [text for _, text in read_documents(path, path.name, *config.texts)]
 
 
 def test_files_are_found_in_the_order_of_their_names_below_the_pattern(folder: Path) -> None:
@@ -56,16 +66,16 @@ def test_without_files_the_standard_library_is_read_and_its_tests_are_not() -> N
 
 
 def test_the_splits_are_disjoint_and_together_the_corpus(folder: Path) -> None:
-    corpus = check(DataConfig(files=f"{folder}/**/*.txt", validation_fraction=0.5))
-    train, validation = texts(corpus, "train"), texts(corpus, "validation")
-    assert sorted(train + validation) == sorted(texts(corpus))
+    found = check(DataConfig(files=f"{folder}/**/*.txt", validation_fraction=0.5))
+    train, validation = texts(found, "train"), texts(found, "validation")
+    assert sorted(train + validation) == sorted(texts(found))
     assert train and validation
 
 
 @pytest.mark.parametrize("fraction", [1e-12, 1 - 1e-12])
 def test_both_splits_have_a_document_whatever_the_fraction(folder: Path, fraction: float) -> None:
-    corpus = check(DataConfig(files=f"{folder}/**/*.txt", validation_fraction=fraction))
-    assert texts(corpus, "train") and texts(corpus, "validation")
+    found = check(DataConfig(files=f"{folder}/**/*.txt", validation_fraction=fraction))
+    assert texts(found, "train") and texts(found, "validation")
 
 
 def test_a_document_keeps_its_split_when_others_are_added(folder: Path) -> None:
@@ -142,7 +152,7 @@ def numbers_in_parquet(folder: Path) -> str:
     [
         (not_utf8, r"a\.txt is not UTF-8 at byte 3;"),
         (broken_json, r"rows\.jsonl line 2 is not JSON"),
-        (wrong_field, r"rows\.jsonl line 1: unknown field 'text'; did you mean 'texts'\?"),
+        (wrong_field, r"rows\.jsonl line 1: data\.text_field: unknown field 'text'; did you mean 'texts'\?"),
         (half_a_character, r"rows\.jsonl line 1: the field 'text' holds half a character"),
         (not_parquet, r"rows\.parquet is not a readable parquet file"),
         (numbers_in_parquet, r"rows\.parquet: the column 'text' holds int64, not text"),

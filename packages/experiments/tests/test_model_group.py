@@ -8,7 +8,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.schema import defaults
 from eyas.experiments.compose import register_schemas
 from eyas.experiments.conf_tree import conf_folder
-from eyas.experiments.corpus import DataConfig
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.model_group import model_group, placed_choice
 
 NAMES = sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml"))

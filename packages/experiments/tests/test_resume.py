@@ -12,6 +12,7 @@ from eyas.core.errors import CheckpointError, ConfigError, DataError, EyasError
 from eyas.experiments import resume as resuming
 from eyas.experiments import run_folder
 from eyas.experiments.prepare import prepare
+from eyas.experiments.prepared import PreparedText
 from eyas.experiments.resume import resume
 from eyas.experiments.run_config import load_run
 from eyas.experiments.run_records import read_run
@@ -39,7 +40,8 @@ def run(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     data = {"files": "texts/*.txt", "vocab_size": 262, "sequence_length": 16, "cache": "cache"}
     folder = run_folder.claim(tmp_path / "run", {**CONFIG, "data": data}, [])
-    run_folder.write_data(folder, prepare(load_run({**CONFIG, "data": data}).data))
+    configured = load_run({**CONFIG, "data": data})
+    run_folder.write_data(folder, configured, prepare(configured.data))
     (folder / "checkpoints" / "step-00000005").mkdir(parents=True)
     return folder
 
@@ -47,6 +49,12 @@ def run(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def kept(folder: Path) -> dict[str, bytes]:
     """What a refused resume must leave as it is."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def tokens_of(folder: Path) -> PreparedText:
+    """The only text of a run."""
+    (text,) = run_folder.read_data(folder).texts.values()
+    return text
 
 
 def refuse(folder: Path, error: type[EyasError], message: str, *overrides: str) -> None:
@@ -73,10 +81,10 @@ def test_a_resumed_run_finds_its_tokens_from_another_folder(
 
 
 def test_tokens_that_are_gone_are_prepared_again(run: Path, tmp_path: Path) -> None:
-    tokens = run_folder.read_data(run).train_prefix.with_suffix(".bin").read_bytes()
+    tokens = tokens_of(run).train_prefix.with_suffix(".bin").read_bytes()
     shutil.rmtree(tmp_path / "cache")
     resume(run, [])
-    assert run_folder.read_data(run).train_prefix.with_suffix(".bin").read_bytes() == tokens
+    assert tokens_of(run).train_prefix.with_suffix(".bin").read_bytes() == tokens
 
 
 def test_tokens_that_are_gone_and_would_be_others_are_refused(run: Path, tmp_path: Path, text: Path) -> None:

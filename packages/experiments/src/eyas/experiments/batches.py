@@ -3,27 +3,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from eyas.core.errors import CheckpointError, LayoutError
-from eyas.core.labels import IGNORED
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
-from eyas.experiments.corpus import DataConfig
+from eyas.experiments.blend import drawn
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.prepared import Prepared
-from eyas.parallel.indexed import TokenFile, open_tokens
-
-Batch = dict[str, Tensor]
-"""tokens (B, S), labels (B, S) and, where documents are isolated, documents (B, S), all int64."""
+from eyas.experiments.windows import Batch, Packed, Sequences, Windows, batch_of
+from eyas.parallel.indexed import open_tokens
 
 
 @dataclass(frozen=True)
@@ -45,44 +43,6 @@ class Share:
         """This rank's rows of a global batch, which may be smaller than the full one."""
         size = len(rows) // self.ranks
         return rows[self.rank * size : (self.rank + 1) * size]
-
-
-class Windows:
-    """A token file cut into sequences: each token but the first is a label once."""
-
-    def __init__(self, source: TokenFile, sequence_length: int, isolate_documents: bool = False) -> None:
-        self.source = source
-        self.sequence_length = sequence_length
-        self.isolate_documents = isolate_documents
-
-    @property
-    def whole(self) -> int:
-        """Number of full sequences."""
-        return (len(self.source.tokens) - 1) // self.sequence_length
-
-    @property
-    def all(self) -> int:
-        """Number of sequences, the short last one included."""
-        return -(-(len(self.source.tokens) - 1) // self.sequence_length)
-
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The sequences by number; what lies past the end, or has number -1, has no label."""
-        shape = (len(rows), self.sequence_length)
-        tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORED, np.int64)
-        documents = np.zeros(shape, np.int64)
-        for row, window in enumerate(rows):
-            if window < 0:
-                continue
-            start = int(window) * self.sequence_length
-            text = self.source.tokens[start : start + self.sequence_length + 1]
-            tokens[row, : len(text) - 1] = text[:-1]
-            labels[row, : len(text) - 1] = text[1:]
-            if self.isolate_documents:
-                positions = np.arange(start, start + self.sequence_length)
-                numbers = np.searchsorted(self.source.document_starts, positions, side="right")
-                documents[row] = numbers - numbers[0]
-        batch = {"tokens": torch.from_numpy(tokens), "labels": torch.from_numpy(labels)}
-        return batch | {"documents": torch.from_numpy(documents)} if self.isolate_documents else batch
 
 
 class StepBatches(ABC):
@@ -138,22 +98,60 @@ class StepBatches(ABC):
         self.served = state["batches_served"]
 
 
-class TrainingBatches(StepBatches):
-    """Windows of text, in another order each epoch."""
+class Epochs:
+    """The sequences of a text, in another order each epoch."""
 
-    def __init__(self, windows: Windows, share: Share, steps: int, seed: int, ramp: BatchRamp | None = None) -> None:
+    def __init__(self, sequences: Sequences, seed: int, name: str) -> None:
+        self.sequences, self.seed, self.name = sequences, seed, name
+        self.orders: dict[int, NDArray[np.int64]] = {}
+        """Of the epochs that were asked for last."""
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sequences 0, 1, ... of the endless epochs, as numbers of those on disk."""
+        epochs, places = np.divmod(numbers, self.sequences.whole)
+        wanted = np.unique(epochs).tolist()
+        self.orders = {epoch: self._order(epoch) for epoch in wanted}
+        pairs = zip(epochs.tolist(), places.tolist(), strict=True)
+        return np.array([self.orders[epoch][place] for epoch, place in pairs], dtype=np.int64)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        if epoch in self.orders:
+            return self.orders[epoch]
+        return epoch_order(self.seed, epoch, self.sequences.whole, self.name)
+
+
+class TrainingBatches(StepBatches):
+    """Sequences of a text, or of several in the shares of a blend."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, tuple[Fraction, Sequences]],
+        share: Share,
+        steps: int,
+        seed: int,
+        ramp: BatchRamp | None = None,
+    ) -> None:
+        """`texts` has the share and the sequences of each text by its name."""
         super().__init__(share, steps, seed, ramp)
-        self.windows = windows
+        self.texts = [Epochs(sequences, seed, name) for name, (_, sequences) in texts.items()]
+        self.shares = [of_all for of_all, _ in texts.values()]
 
     def __getitem__(self, step: int) -> Batch:
-        return self.windows.batch(self.share.of(self.rows(step)))
+        """This rank's share of a step's global batch."""
+        pairs = [(self.texts[text].sequences, number) for text, number in self.rows(self.share.of(self.numbers(step)))]
+        any_text = self.texts[0].sequences
+        return batch_of(pairs, any_text.sequence_length, any_text.isolate_documents)
 
-    def rows(self, step: int) -> NDArray[np.int64]:
-        """Numbers of the windows in the global batch of a step; an epoch may end inside it."""
-        epochs, places = np.divmod(self.numbers(step), self.windows.whole)
-        orders = {epoch: epoch_order(self.seed, epoch, self.windows.whole) for epoch in np.unique(epochs).tolist()}
-        pairs = zip(epochs.tolist(), places.tolist(), strict=True)
-        return np.array([orders[epoch][place] for epoch, place in pairs], dtype=np.int64)
+    def rows(self, numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """The text of each sample of the run, and the number of its sequence; an epoch may end anywhere."""
+        places = [drawn(self.shares, number) for number in numbers.tolist()]
+        found: list[tuple[int, int]] = [(0, 0)] * len(places)
+        for text, epochs in enumerate(self.texts):
+            mine = [index for index, (which, _) in enumerate(places) if which == text]
+            rows = epochs.rows(np.array([places[index][1] for index in mine], dtype=np.int64))
+            for index, row in zip(mine, rows.tolist(), strict=True):
+                found[index] = text, row
+        return found
 
 
 class ValidationBatches:
@@ -162,10 +160,10 @@ class ValidationBatches:
     The last batch is filled up with rows without labels, so a mean over labels, weighted by their number, is exact.
     """
 
-    def __init__(self, windows: Windows, share: Share, sequences: int | None = None) -> None:
-        self.windows, self.share = windows, share
-        count = windows.all if sequences is None else min(sequences, windows.all)
-        self.chosen = np.arange(count, dtype=np.int64) * windows.all // count
+    def __init__(self, sequences: Sequences, share: Share, limit: int | None = None) -> None:
+        self.sequences, self.share = sequences, share
+        count = sequences.all if limit is None else min(limit, sequences.all)
+        self.chosen = np.arange(count, dtype=np.int64) * sequences.all // count
         missing = -count % share.global_batch
         self.padded = np.concatenate([self.chosen, np.full(missing, -1, np.int64)])
 
@@ -173,33 +171,60 @@ class ValidationBatches:
         return len(self.padded) // self.share.global_batch
 
     def __getitem__(self, index: int) -> Batch:
-        size = self.share.global_batch
-        return self.windows.batch(self.share.of(self.padded[index * size : (index + 1) * size]))
+        size, sequences = self.share.global_batch, self.sequences
+        rows = self.share.of(self.padded[index * size : (index + 1) * size])
+        pairs = [(sequences, number) for number in rows.tolist()]
+        return batch_of(pairs, sequences.sequence_length, sequences.isolate_documents)
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
+
+
+class BlendedValidation:
+    """The validation batches of each text, one text after the other."""
+
+    def __init__(self, texts: Mapping[str, ValidationBatches]) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return chain.from_iterable(self.texts.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The text of each batch."""
+        return [name for name, batches in self.texts.items() for _ in range(len(batches))]
 
 
 def training_batches(
     config: DataConfig, prepared: Prepared, share: Share, steps: int, ramp: BatchRamp | None = None
 ) -> TrainingBatches:
     """The training batches of a run."""
-    return TrainingBatches(_windows(config, prepared.train_prefix), share, steps, config.seed, ramp)
+    texts = {
+        text.name: (text.share, _sequences(config, prepared.texts[text.name].train_prefix)) for text in config.texts
+    }
+    return TrainingBatches(texts, share, steps, config.seed, ramp)
 
 
-def validation_batches(config: DataConfig, prepared: Prepared, share: Share) -> ValidationBatches:
+def validation_batches(config: DataConfig, prepared: Prepared, share: Share) -> BlendedValidation:
     """The validation batches of a run."""
-    return ValidationBatches(_windows(config, prepared.validation_prefix), share, config.validation_sequences)
+    sequences = {name: _sequences(config, text.validation_prefix) for name, text in prepared.texts.items()}
+    limit = config.validation_sequences
+    return BlendedValidation({name: ValidationBatches(each, share, limit) for name, each in sequences.items()})
 
 
-def _windows(config: DataConfig, prefix: Path) -> Windows:
-    return Windows(open_tokens(prefix), config.sequence_length, config.isolate_documents)
+def _sequences(config: DataConfig, prefix: Path) -> Sequences:
+    tokens = open_tokens(prefix)
+    if config.documents == "packed":
+        return Packed(tokens, config.sequence_length)
+    return Windows(tokens, config.sequence_length, config.isolates_documents)
 
 
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """A permutation of `count` windows; from raw bits, whose stream NumPy promises never to change (NEP 19)."""
-    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(count)
-    order = np.argsort(bits, kind="stable").astype(np.int64)
-    order.flags.writeable = False  # the cache hands out the same array again
-    return order
+def epoch_order(seed: int, epoch: int, count: int, name: str = "") -> NDArray[np.int64]:
+    """A permutation of `count` sequences of a text; from raw bits, whose stream NumPy promises never to change (NEP
+    19)."""
+    entropy = [seed, epoch, *hashlib.sha256(name.encode()).digest()[:8]] if name else [seed, epoch]
+    bits = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(count)
+    return np.argsort(bits, kind="stable").astype(np.int64)

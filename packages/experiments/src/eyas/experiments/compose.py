@@ -25,7 +25,7 @@ from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
 from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
-from eyas.experiments.corpus import DataConfig
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig

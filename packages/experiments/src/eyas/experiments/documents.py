@@ -1,4 +1,4 @@
-"""Documents out of files: plain text, .jsonl and .parquet."""
+"""Documents out of files: plain text, .jsonl, .parquet, Arrow, and tokens in Megatron's format."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+
+from numpy.typing import NDArray
 
 from eyas.core.errors import DataError
 from eyas.core.nearest import unknown_name
+from eyas.experiments.data_config import Text
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
+ARROW_FILE = b"ARROW1"
+"""What an Arrow file begins with, and a stream does not."""
 
 
-class Reading(Protocol):
-    """The options that say how a file is cut into documents."""
-
-    @property
-    def text_field(self) -> str: ...
-
-    @property
-    def document_separator(self) -> str | None: ...
-
-
-def read_documents(path: Path, name: str, options: Reading) -> Iterator[tuple[str, str]]:
+def read_documents(path: Path, name: str, options: Text) -> Iterator[tuple[str, str]]:
     """Yields (name, text) of the documents in one file; what holds no text is no document."""
     try:
         for document, text in _documents(path, name, options):
@@ -35,21 +30,34 @@ def read_documents(path: Path, name: str, options: Reading) -> Iterator[tuple[st
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _documents(path: Path, name: str, options: Reading) -> Iterator[tuple[str, str]]:
+def read_tokens(path: Path, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yields (name, token numbers) of the documents in one file in Megatron's format that hold any."""
+    from eyas.parallel.indexed import open_tokens
+
+    file = open_tokens(path.with_suffix(""))
+    ends = [*file.document_starts[1:].tolist(), len(file.tokens)]
+    for number, (start, end) in enumerate(zip(file.document_starts.tolist(), ends, strict=True)):
+        if end > start:
+            yield f"{name}:{number}", file.tokens[start:end]
+
+
+def _documents(path: Path, name: str, options: Text) -> Iterator[tuple[str, str]]:
     if path.suffix == ".jsonl":
-        return _numbered(name, _jsonl(path, options.text_field))
+        return _numbered(name, _jsonl(path, options))
     if path.suffix == ".parquet":
-        return _numbered(name, _parquet(path, options.text_field))
+        return _numbered(name, _parquet(path, options))
+    if path.suffix == ".arrow":
+        return _numbered(name, _arrow(path, options))
     if options.document_separator is not None:
-        return _numbered(name, _separated(path, options.document_separator))
-    return iter([(name, "".join(_text(path)))])
+        return _numbered(name, _separated(path, options))
+    return iter([(name, "".join(_text(path, options)))])
 
 
 def _numbered(name: str, texts: Iterator[str]) -> Iterator[tuple[str, str]]:
     return ((f"{name}:{number}", text) for number, text in enumerate(texts))
 
 
-def _text(path: Path) -> Iterator[str]:
+def _text(path: Path, options: Text) -> Iterator[str]:
     """Yields a UTF-8 file in blocks, exactly as it stands: line ends are not translated."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with path.open("rb") as stream:
@@ -63,21 +71,22 @@ def _text(path: Path) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path} is not UTF-8 at byte {offset + error.start}; convert the file, or leave it out of "
-                    "data.files"
+                    f"{options.where}.files"
                 ) from error
             yield text
 
 
-def _separated(path: Path, separator: str) -> Iterator[str]:
-    rest = ""
-    for text in _text(path):
+def _separated(path: Path, options: Text, separator: str | None = None) -> Iterator[str]:
+    rest, separator = "", separator or options.document_separator
+    for text in _text(path, options):
         *documents, rest = (rest + text).split(separator)
         yield from documents
     yield rest
 
 
-def _jsonl(path: Path, field: str) -> Iterator[str]:
-    for number, line in enumerate(_separated(path, "\n"), start=1):
+def _jsonl(path: Path, options: Text) -> Iterator[str]:
+    field, option = options.text_field, f"{options.where}.text_field"
+    for number, line in enumerate(_separated(path, options, "\n"), start=1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
@@ -88,9 +97,9 @@ def _jsonl(path: Path, field: str) -> Iterator[str]:
         if not isinstance(record, dict):
             raise DataError(f"{where} is not a JSON object; each line of a .jsonl file must be one object")
         if field not in record:
-            raise DataError(f"{where}: {unknown_name('field', field, record)} Set data.text_field.")
+            raise DataError(f"{where}: {option}: {unknown_name('field', field, record)}")
         if not isinstance(record[field], str):
-            raise DataError(f"{where}: the field {field!r} is not text; set data.text_field to a field that is")
+            raise DataError(f"{where}: the field {field!r} is not text; set {option} to a field that is")
         try:
             record[field].encode()
         except UnicodeEncodeError as error:
@@ -98,19 +107,47 @@ def _jsonl(path: Path, field: str) -> Iterator[str]:
         yield record[field]
 
 
-def _parquet(path: Path, column: str) -> Iterator[str]:
+def _parquet(path: Path, options: Text) -> Iterator[str]:
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            if column not in names:
-                raise DataError(f"{path}: {unknown_name('column', column, names)} Set data.text_field.")
-            kind = table.schema_arrow.field(column).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise DataError(f"{path}: the column {column!r} holds {kind}, not text; set data.text_field")
-            for batch in table.iter_batches(columns=[column]):
+            _check_column(path, table.schema_arrow, options)
+            for batch in table.iter_batches(columns=[options.text_field]):
                 yield from (text or "" for text in batch.column(0).to_pylist())
     except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+        raise DataError(f"{path} is not a readable parquet file: {_line(error)}") from error
+
+
+def _arrow(path: Path, options: Text) -> Iterator[str]:
+    """An Arrow stream, as datasets.save_to_disk writes it, or an Arrow file."""
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as stream:
+            is_file = stream.read(len(ARROW_FILE)) == ARROW_FILE
+            stream.seek(0)
+            table = pyarrow.ipc.open_file(stream) if is_file else pyarrow.ipc.open_stream(stream)
+            _check_column(path, table.schema, options)
+            batches = map(table.get_batch, range(table.num_record_batches)) if is_file else table
+            for batch in batches:
+                yield from (text or "" for text in batch.column(options.text_field).to_pylist())
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a readable Arrow file: {_line(error)}") from error
+
+
+def _check_column(path: Path, schema: Any, options: Text) -> None:
+    """Raises DataError where an Arrow schema has no text under the name that is asked for."""
+    import pyarrow
+
+    column, option = options.text_field, f"{options.where}.text_field"
+    if column not in schema.names:
+        raise DataError(f"{path}: {option}: {unknown_name('column', column, schema.names)}")
+    kind = schema.field(column).type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        raise DataError(f"{path}: the column {column!r} holds {kind}, not text; set {option} to one that does")
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from eyas.experiments import run_folder
-from eyas.experiments.batches import Share, StepBatches, ValidationBatches, training_batches, validation_batches
+from eyas.experiments.batches import BlendedValidation, Share, StepBatches, training_batches, validation_batches
+from eyas.experiments.blend import blended
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.task_batches import TaskBatches, TaskTests
 from eyas.experiments.validation import TaskValidation, TextValidation, Validation
@@ -19,7 +20,7 @@ class Feed:
     """What a run reads: batches for training and validation, and what a model has to beat on them."""
 
     training: StepBatches
-    validation: ValidationBatches | TaskTests
+    validation: BlendedValidation | TaskTests
     begin_validation: Callable[[], Validation]
     baselines: dict[str, float]
 
@@ -32,9 +33,11 @@ def feed_of(folder: Path, run: RunConfig, share: Share) -> Feed:
         tests = TaskTests(task, share, run.data.validation_sequences)
         return Feed(TaskBatches(task, share, steps, run.data.seed, ramp), tests, partial(TaskValidation, tests), {})
     prepared = run_folder.read_data(folder)
+    validation = validation_batches(run.data, prepared, share)
+    unigram = blended(run.data, {name: text.unigram_loss for name, text in prepared.texts.items()})
     return Feed(
         training_batches(run.data, prepared, share, steps, ramp),
-        validation_batches(run.data, prepared, share),
-        TextValidation,
-        {"uniform_loss": prepared.uniform_loss, "unigram_loss": prepared.unigram_loss},
+        validation,
+        partial(TextValidation, validation.names, run.data),
+        {"uniform_loss": prepared.uniform_loss, "unigram_loss": unigram},
     )

@@ -19,7 +19,7 @@ from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
 from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
-from eyas.experiments.corpus import DataConfig
+from eyas.experiments.data_config import DataConfig
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.step_metrics import StepMetrics, named
-from eyas.experiments.validation import TextValidation, Validation
+from eyas.experiments.validation import Validation
+from eyas.experiments.windows import Batch
 from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
 from eyas.layers.rank_model import stages_here
@@ -30,9 +30,7 @@ class TrainingModule(LightningModule):
 
     automatic_optimization = False
 
-    def __init__(
-        self, run: RunConfig, start: Path | None = None, validation: Callable[[], Validation] = TextValidation
-    ) -> None:
+    def __init__(self, run: RunConfig, start: Path | None, validation: Callable[[], Validation]) -> None:
         """`start` is the checkpoint whose weights the model begins with; drawn ones without it. `validation` begins a
         pass over the validation batches."""
         super().__init__()

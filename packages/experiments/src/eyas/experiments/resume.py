@@ -10,9 +10,8 @@ import yaml
 
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments import run_folder
-from eyas.experiments.corpus import DataConfig, find_files
-from eyas.experiments.prepare import fingerprint, prepare
-from eyas.experiments.run_config import load_run
+from eyas.experiments.prepare import places, prepare
+from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import latest_config, read_run
 from eyas.experiments.train import JOINED, WORKER, check_machine, start
 from eyas.parallel import checkpoint_folder
@@ -47,7 +46,7 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
         )
     check_machine(run)
     if run.drawn_task is None:
-        restore_data(folder, run.data)
+        restore_data(folder, run)
     config = run_folder.add_config(folder, data)
     run_folder.write_status(folder, "running")
     start(folder, run, config, "--resume")
@@ -86,20 +85,23 @@ def check_steps_left(folder: Path, max_steps: int) -> int:
     return max_steps - done
 
 
-def restore_data(folder: Path, config: DataConfig) -> None:
+def restore_data(folder: Path, run: RunConfig) -> None:
     """Prepares a run's tokens again where they are gone. Raises DataError where they would not be the same, since the
     model would go on with another meaning of each token."""
-    recorded = run_folder.data_directory(folder)
-    if recorded.is_dir():
+    recorded = run_folder.data_directories(folder)
+    gone = [directory for directory in recorded.values() if not directory.is_dir()]
+    if not gone:
         run_folder.read_data(folder)
         return
+    origins = " and ".join(text.origin for text in run.data.texts)
     changed = DataError(
-        f"the tokens of {folder} are gone from {recorded}, and {config.origin} no longer gives the same ones; "
+        f"the tokens of {folder} are gone from {gone[0]}, and {origins} no longer gives the same ones; "
         "bring back that folder, or the text that the run was started with"
     )
-    if fingerprint(config, find_files(config)) != recorded.name:
+    if {name: place.name for name, place in places(run.data).items()} != {n: d.name for n, d in recorded.items()}:
         raise changed
-    prepared = prepare(config)
-    if prepared.tokenizer.read_bytes() != (folder / run_folder.TOKENIZER).read_bytes():
+    prepared = prepare(run.data)
+    kept = folder / run_folder.TOKENIZER
+    if prepared.tokenizer is not None and prepared.tokenizer.read_bytes() != kept.read_bytes():
         raise changed
-    run_folder.write_data(folder, prepared)
+    run_folder.write_data(folder, run, prepared)

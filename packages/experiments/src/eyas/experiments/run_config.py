@@ -11,7 +11,7 @@ from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
-from eyas.experiments.corpus import DataConfig
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.schedule import ScheduleConfig
@@ -155,9 +155,13 @@ def check(run: RunConfig) -> None:
                 raise
             raise LayoutError(f"a stage of trainer.batch_ramp: {error}") from error
     check_fits(spec, layout, run.data.sequence_length)
-    if run.data.isolate_documents:
-        check_documents(spec)
+    if run.data.isolates_documents:
+        check_documents(spec, f"data.documents={run.data.documents}")
     check_task(run, spec)
+    if run.sample.prompt is not None and not run.data.has_tokenizer:
+        raise ConfigError(
+            "sample.prompt continues text, but the tokens have no data.tokenizer; give it, or sample=none"
+        )
     if spec.vocab_size < run.data.vocab_size:
         raise ConfigError(
             f"model.vocab_size={spec.vocab_size} is smaller than data.vocab_size={run.data.vocab_size}; "
@@ -200,16 +204,16 @@ def check_task(run: RunConfig, spec: ModelSpec) -> None:
         run.layout.check_sequence(test.sequence_length, spec.meta_tokens)
 
 
-def check_documents(spec: ModelSpec) -> None:
-    """Raises ConfigError where a model cannot keep packed documents apart."""
+def check_documents(spec: ModelSpec, asked: str) -> None:
+    """Raises ConfigError where a model cannot keep the documents of a sequence apart, as it is asked to."""
     if spec.meta_tokens:
         raise ConfigError(
-            "data.isolate_documents=true, but model.meta_tokens stand in front of a row, not of each of its documents; "
+            f"{asked}, but model.meta_tokens stand in front of a row, not of each of its documents; "
             "set one of them to its default"
         )
     for name, mixer in spec.layers.items():
         if not mixer.carries_documents:
             raise ConfigError(
-                f"data.isolate_documents=true, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
-                "choose another mixer or data.isolate_documents=false"
+                f"{asked}, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "
+                "choose another mixer or data.documents=joined"
             )

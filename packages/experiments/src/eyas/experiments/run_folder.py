@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from eyas.core.errors import CheckpointError, ConfigError, DataError
+from eyas.experiments.data_card import card_page
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import (
@@ -31,6 +32,8 @@ from eyas.experiments.run_records import (
 
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
+CARD = "card.md"
+"""What there is to know of the text of a run."""
 TOKENIZER = "tokenizer.json"
 ROUTERS = "router.svg"
 """Picture of what the mixtures of experts of a finished run did."""
@@ -67,20 +70,23 @@ def add_config(folder: Path, config: Mapping[str, Any]) -> Path:
     return path
 
 
-def write_data(folder: Path, prepared: Prepared) -> None:
-    """Notes where the run's tokens are, and keeps its tokenizer."""
-    write_json(folder / DATA, {"directory": str(prepared.directory.resolve())})
-    shutil.copyfile(prepared.tokenizer, folder / TOKENIZER)
+def write_data(folder: Path, run: RunConfig, prepared: Prepared) -> None:
+    """Notes where the run's tokens are, and keeps their card and their tokenizer."""
+    directories = {name: str(text.directory.resolve()) for name, text in prepared.texts.items()}
+    write_json(folder / DATA, {"directories": directories})
+    _write_whole(folder / CARD, card_page(run.data, prepared, run.trainer.batches.before(run.trainer.max_steps)))
+    if prepared.tokenizer is not None:
+        shutil.copyfile(prepared.tokenizer, folder / TOKENIZER)
 
 
-def data_directory(folder: Path) -> Path:
-    """Where the run's tokens are, or were when it was started."""
-    return Path(json.loads((folder / DATA).read_text())["directory"])
+def data_directories(folder: Path) -> dict[str, Path]:
+    """Where the tokens of each of the run's texts are, or were when it was started."""
+    return {name: Path(path) for name, path in json.loads((folder / DATA).read_text())["directories"].items()}
 
 
 def read_data(folder: Path) -> Prepared:
     """The run's tokens."""
-    return load_prepared(data_directory(folder))
+    return Prepared({name: load_prepared(directory) for name, directory in data_directories(folder).items()})
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -126,6 +132,8 @@ def check_text(folder: Path, wanted: str) -> None:
     run = open_run(folder)
     if run.drawn_task is not None:
         raise ConfigError(f"{folder} learnt task {run.task['kind']}, which has no {wanted}")
+    if not run.data.has_tokenizer:
+        raise ConfigError(f"{folder} learnt from tokens without a tokenizer, so there is no {wanted}")
 
 
 def write_status(folder: Path, state: str, error: str = "") -> None:

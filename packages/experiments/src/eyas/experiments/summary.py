@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eyas.experiments import run_folder
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.results_command import wide
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.tasks import Task
@@ -20,7 +21,7 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     console = Console(highlight=False)
     task = run.drawn_task
     if task is None:
-        print_losses(console, f"{run.model.get('name', 'model')} after {metrics['steps']} steps", metrics)
+        print_losses(console, f"{run.model.get('name', 'model')} after {metrics['steps']} steps", run.data, metrics)
     else:
         wide().print(tests_table(task, f"Tests of task {run.task['kind']} after {metrics['steps']} steps", metrics))
     options = run.sample
@@ -38,13 +39,16 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     console.print(f"Run folder: {folder}", soft_wrap=True)
 
 
-def print_losses(console: Console, model: str, metrics: Mapping[str, float]) -> None:
-    """A text model's loss beside those that it has to beat."""
+def print_losses(console: Console, model: str, data: DataConfig, metrics: Mapping[str, float]) -> None:
+    """A text model's loss beside those that it has to beat, and its loss on each text of a blend."""
     table = Table(title="Loss on the validation files (nats per token)", title_justify="left")
     for heading in ("uniform", "unigram", model):
         table.add_column(heading, justify="right")
     table.add_row(*(f"{metrics[name]:.4f}" for name in ("uniform_loss", "unigram_loss", "validation_loss")))
     console.print(table)
+    if data.blend is not None:
+        each = (f"{text.name} {metrics[f'validation_loss_{text.name}']:.4f}" for text in data.texts)
+        console.print(f"of each text: {', '.join(each)}", soft_wrap=True)
     gain = 1 - metrics["validation_loss"] / metrics["unigram_loss"]
     console.print(f"{abs(gain):.1%} {'below' if gain >= 0 else 'above'} the unigram cross-entropy")
 

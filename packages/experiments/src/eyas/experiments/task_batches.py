@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from eyas.core.labels import IGNORED
 from eyas.experiments.batch_sizes import BatchRamp
-from eyas.experiments.batches import Batch, Share, StepBatches
+from eyas.experiments.batches import Share, StepBatches
 from eyas.experiments.tasks import Graded, Task
 from eyas.experiments.tasks.task import Draw, Tokens
+from eyas.experiments.windows import Batch
 
 TRAINING, TEST = 0, 1
 """What a seed is used for, so that no test repeats the training."""

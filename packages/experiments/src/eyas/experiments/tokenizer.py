@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from eyas.core.errors import ConfigError, DataError
-from eyas.experiments.corpus import END_OF_DOCUMENT
+from eyas.experiments.data_config import END_OF_DOCUMENT
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
@@ -33,10 +33,15 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a tokenizer.json."""
-    if not path.is_file():
-        raise DataError(f"there is no tokenizer at {path}; prepare the data again")
-    return _reading_text_as_text(Tokenizer.from_file(str(path)))
+    """Reads a tokenizer.json, or that of a folder."""
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"there is no tokenizer at {file}; give the tokenizer.json that the tokens were made with")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more particular
+        raise DataError(f"{file} is no tokenizer.json that the tokenizers library reads: {error}") from error
+    return _reading_text_as_text(tokenizer)
 
 
 def entries(tokenizer: Tokenizer) -> int:

@@ -10,6 +10,8 @@ from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.compose import Job, compose
 from eyas.experiments.compose_errors import UPSTREAM, explain, with_hint
+from eyas.experiments.data_card import card_lines
+from eyas.experiments.data_check import check_data
 from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
@@ -79,6 +81,8 @@ def train_one(job: Job, *, dry_run: bool) -> None:
     except ConfigError as error:
         raise with_hint(error, job.overrides) from error
     if dry_run:
+        if run.drawn_task is None:
+            check_data(run.data)
         print_dry_run(run)
         return
     check_machine(run)
@@ -86,7 +90,8 @@ def train_one(job: Job, *, dry_run: bool) -> None:
     folder = run_folder.claim(job.folder, config, job.overrides)
     keep_imported_files(run.start_from, folder)
     if prepared is not None:
-        run_folder.write_data(folder, prepared)
+        run_folder.write_data(folder, run, prepared)
+        print("\n".join(card_lines(run.data, prepared)), flush=True)
     start(folder, run, folder / run_folder.CONFIG)
 
 

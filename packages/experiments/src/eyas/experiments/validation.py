@@ -8,8 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eyas.experiments.batches import Batch
+from eyas.experiments.blend import blended
+from eyas.experiments.data_config import DataConfig
 from eyas.experiments.task_batches import TaskTests
+from eyas.experiments.windows import Batch
 from eyas.parallel.engine import Engine
 
 
@@ -24,17 +26,23 @@ class Validation(Protocol):
 
 
 class TextValidation:
-    """The mean loss."""
+    """The mean loss of each text, and of all by their shares."""
 
-    def __init__(self) -> None:
-        self.total, self.tokens = 0.0, 0
+    def __init__(self, names: Sequence[str], config: DataConfig) -> None:
+        """`names` are those of the texts that the batches are from, in order."""
+        self.names, self.config = names, config
+        self.added = 0
+        self.totals, self.tokens = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
 
     def add(self, engine: Engine, microbatches: Sequence[Batch]) -> None:
         total, tokens = engine.evaluate(microbatches)
-        self.total, self.tokens = self.total + total, self.tokens + tokens
+        name = self.names[self.added]
+        self.totals[name], self.tokens[name] = self.totals[name] + total, self.tokens[name] + tokens
+        self.added += 1
 
     def metrics(self) -> dict[str, float]:
-        return {"loss": self.total / self.tokens}
+        losses = {name: self.totals[name] / self.tokens[name] for name in self.totals}
+        return {"loss": blended(self.config, losses)} | {f"loss_{name}": loss for name, loss in losses.items() if name}
 
 
 class TaskValidation:

@@ -123,7 +123,7 @@ def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: f
     told = dict(module.validation)
     return {
         "validation_loss": told.pop("loss"),
-        **told,
+        **{f"validation_{name}" if name.startswith("loss_") else name: value for name, value in told.items()},
         "train_loss": last.get("train/loss"),
         "steps": trainer.global_step,
         "samples": samples,
