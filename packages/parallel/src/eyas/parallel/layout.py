@@ -156,7 +156,7 @@ class Layout:
         """Raises LayoutError where the layout needs more than the `available` processes."""
         if self.processes > available:
             raise LayoutError(
-                f"{self} needs {counted(self.processes, 'process', 'processes')}, but {what} carries at most {available}; make layout.tensor, "
+                f"{self} needs {self.processes} processes, but {what} carries at most {available}; make layout.tensor, "
                 "layout.pipeline, layout.context or layout.data smaller, or start the run under torchrun or SLURM on "
                 "more machines"
             )
