@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import forked_workers
 import pytest
 from command import install
+from page_commands import Reader, lines, why_not_run
 from page_mixer import blocks, write_page_mixer
 
 from eyas.core.registry import mixers
@@ -20,14 +22,14 @@ PAGES = sorted(
     path for part in ("README.md", "docs/**/*.md", "packages/*/*.md", "examples/*/*.md") for path in ROOT.glob(part)
 )
 README = (ROOT / "README.md").read_text()
-RUN = ("layers", "models")
-"""Commands that are run as they stand; training is composed, checked and costed; of the others the options are read."""
+slow = pytest.mark.slow
+QUICK = ("README.md", "docs/first-run.md")
+"""Pages whose trainings are run in every test session, short; those of the others are run with the slow proofs."""
 
 
 def commands(path):
-    """The `eyas` commands in a page's blocks, as words."""
-    lines = (line for text in blocks(path, "bash", "") for line in text.replace("\\\n", " ").splitlines())
-    return [words[1:] for line in lines if (words := shlex.split(line, comments=True))[:1] == ["eyas"]]
+    """The lines of a page that begin with a command of ours."""
+    return [line for line in lines(path) if line.startswith("eyas ")]
 
 
 def cases(find):
@@ -50,23 +52,56 @@ def plugins(tmp_path_factory):
     mixers.cache_clear()
 
 
-@cases(commands)
-def test_commands_are_accepted(thing, plugins, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def reader(plugins, tmp_path, monkeypatch):
+    """Runs the commands of a page in a folder of its own, with or without training."""
     monkeypatch.chdir(tmp_path)
-    if "--help" in thing:
-        with pytest.raises(SystemExit) as end:
-            main(thing)
-        assert end.value.code == 0
-    elif thing[0] in RUN:
-        assert main(thing) == 0
-    elif thing[0] == "train":
-        costed = [] if {"--dry-run", "--cfg"} & {*thing} else ["--dry-run"]
-        assert main([*thing, *costed]) == 0
-    else:
-        _, unknown = build_parser().parse_known_args(thing)
-        assert not unknown
-    assert not (tmp_path / "runs").exists()
-    assert "Error" not in capsys.readouterr().err
+    monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("eyas.experiments.train.launch", forked_workers.launch)
+    return lambda *, training: Reader(tmp_path, main, training=training)
+
+
+READ = [page for page in PAGES if commands(page)]
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_accepted(path, reader):
+    typed = reader(training=False)
+    typed.prepare(path)
+    for line in commands(path):
+        _, unknown = build_parser().parse_known_args(shlex.split(line, comments=True)[1:])
+        assert not [word for word in unknown if word.startswith("-") or not line.startswith("eyas train")], line
+        if not why_not_run(line):
+            typed.run(line)
+    assert not (typed.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=str(path.relative_to(ROOT)), marks=() if str(path.relative_to(ROOT)) in QUICK else slow)
+        for path in READ
+    ],
+)
+def test_commands_do_what_the_page_says(path, reader):
+    pytest.importorskip("lm_eval")
+    typed = reader(training=True)
+    typed.prepare(path)
+    for line in setting(path) + commands(path):
+        if not why_not_run(line):
+            typed.run(line)
+
+
+def setting(path):
+    """What a page takes for granted: the run of the README, where it speaks of one that it does not train."""
+    text = "\n".join(commands(path))
+    needed = "runs/quickstart" in text and "eyas train experiment=quickstart" not in text
+    return ["eyas train experiment=quickstart"] * needed
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_line_of_a_shell_block_is_run_or_has_a_reason(path):
+    assert [line for line in lines(path) if not line.startswith(("eyas ", "$ ")) and not why_not_run(line)] == []
 
 
 @cases(lambda path: blocks(path, "python"))

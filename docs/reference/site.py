@@ -24,6 +24,8 @@ from option_pages import command_page, option_page  # noqa: E402
 
 WARN = logging.getLogger("mkdocs.plugins.eyas").warning
 """What `--strict` counts."""
+PICTURE = re.compile(r'<img alt="[^"]*" src="(?:\.\./)*(pictures/[\w-]+\.svg)" ?/?>')
+STYLE = re.compile(r"<style>.*?</style>")
 FETCHED = re.compile(r"""<(?:script|img|iframe)[^>]*\ssrc=["']?(?:https?:)?//|<link[^>]*\shref=["']?(?:https?:)?//""")
 """What a page would ask a network for."""
 
@@ -46,6 +48,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links out of docs/ have nothing to lead to in the site."""
     return inside_docs(markdown, f"docs/{page.file.src_uri}", WARN) if not page.file.generated_by else markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Puts pictures into the page, whose colours they take, in place of links to their files."""
+    return PICTURE.sub(lambda found: STYLE.sub("", (ROOT / "docs" / found[1]).read_text()), html)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
