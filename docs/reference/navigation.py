@@ -22,7 +22,7 @@ REST = "Guides"
 def navigation(pages: Sequence[str]) -> list[Any]:
     """mkdocs' `nav` for the pages, places relative to docs/: none is left out."""
     placed = {page for section in SECTIONS.values() for page in section}
-    mixers = sorted(page for page in pages if page.startswith("reference/mixers/"))
+    mixers = sorted((page for page in pages if page.startswith("reference/mixers/")), key=_index_first)
     reference = sorted(page for page in pages if page.startswith("reference/") and page not in mixers)
     decisions = sorted(page for page in pages if page.startswith("decisions/"))
     known = {FRONT, *placed, *mixers, *reference, *decisions}
@@ -32,3 +32,7 @@ def navigation(pages: Sequence[str]) -> list[Any]:
         nav.append({name: [page for page in section if page in pages] + further})
     nav += [{"Mixers": mixers}, {"Reference": reference}, {"Decisions": decisions}]
     return [part for part in nav if isinstance(part, str) or all(part.values())]
+
+
+def _index_first(page: str) -> tuple[bool, str]:
+    return not page.endswith("/index.md"), page
