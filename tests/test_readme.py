@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import forked_workers
 import pytest
 from command import install
+from forked_workers import Forks
 from page_commands import Reader, lines, why_not_run
 from page_mixer import blocks, write_page_mixer
 
@@ -52,12 +52,18 @@ def plugins(tmp_path_factory):
     mixers.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def forks():
+    started = Forks()
+    yield started
+    started.close()
+
+
 @pytest.fixture
 def reader(plugins, tmp_path, monkeypatch):
     """Runs the commands of a page in a folder of its own, with or without training."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("eyas.experiments.train.launch", forked_workers.launch)
     return lambda *, training: Reader(tmp_path, main, training=training)
 
 
@@ -83,8 +89,9 @@ def test_commands_are_accepted(path, reader):
         for path in READ
     ],
 )
-def test_commands_do_what_the_page_says(path, reader):
+def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
     pytest.importorskip("lm_eval")
+    monkeypatch.setattr("eyas.experiments.train.launch", forks.launch)
     typed = reader(training=True)
     typed.prepare(path)
     for line in setting(path) + commands(path):
