@@ -7,6 +7,7 @@ besides is tested in tests/test_runs.py and test_launch.py.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import traceback
 from pathlib import Path
 
 from eyas.core.errors import WorkerError
+
+LIMIT = 120
+"""Seconds after which a rank counts as stuck, and ends."""
 
 
 class Forks:
@@ -60,6 +64,7 @@ def serve():
 def work(main, rank, asked):
     """One rank, with its output in a file; does not return."""
     code = 1
+    signal.alarm(LIMIT)
     with Path(asked["logs"], str(rank)).open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -19,7 +19,7 @@ from eyas.layers.sampling import Sampling
 lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance  # noqa: E402
 
-from eyas.experiments.lm_eval_model import RunLM  # noqa: E402
+from eyas.experiments.eval.run_model import RunLM  # noqa: E402
 
 TEXTS = ["falcons hunt from the fist", "a hood calms the falcon", "the jesses are of leather"] * 20
 VOCABULARY = 280
@@ -220,7 +220,7 @@ def test_what_cannot_be_asked_is_said_in_a_line(run, falconry, cached, capsys, m
 
 
 def test_without_lm_eval_the_command_says_how_to_install_it(run, monkeypatch, capsys):
-    monkeypatch.setattr("eyas.experiments.evaluation.find_spec", lambda name: None)
+    monkeypatch.setattr("eyas.experiments.eval.evaluation.find_spec", lambda name: None)
     assert main(["eval", str(run), "--tasks", "falconry"]) == 2
     assert capsys.readouterr().err == (
         "eyas: eyas eval asks the tasks of lm_eval, which is not installed; pip install 'eyas-experiments[eval]'\n"

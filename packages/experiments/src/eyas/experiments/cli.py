@@ -187,7 +187,7 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
 
 
 def run_eval(known: argparse.Namespace, rest: list[str]) -> int:
-    from eyas.experiments.evaluation import evaluate, print_evaluation
+    from eyas.experiments.eval.evaluation import evaluate, print_evaluation
     from eyas.experiments.run_folder import find
 
     folder, tasks = find(known.run), [task for task in known.tasks.split(",") if task]

@@ -54,7 +54,7 @@ def evaluate(
         raise ConfigError(f"eyas eval asks the tasks of lm_eval, which is not installed; {INSTALL}")
     run_folder.check_text(folder, "text to be asked about")
     known = loaded(managed(tasks, include), tasks, shots)
-    from eyas.experiments.lm_eval_model import RunLM
+    from eyas.experiments.eval.run_model import RunLM
 
     found = asked(RunLM(folder, batch=batch, longest=longest), known, limit)
     figures = {task: named(values) for task, values in found["results"].items()}
