@@ -17,6 +17,7 @@ NOT_RUN = {
     "python3 -m pip": "installs packages; nox -s wheels does that in a new environment",
     "pip install": "installs packages; tests/test_new_mixer.py does that with the same package",
     "pytest": "tests/test_new_mixer.py runs these tests",
+    "eyas new-mixer token-shift": "is refused where that mixer is installed, as here; tests/test_new_mixer.py runs it",
     "eyas eval runs/quickstart --tasks hellaswag,arc_easy": "fetches data over a network",
 }
 """Beginnings of the lines that are not run, and why; every other line of a page is."""

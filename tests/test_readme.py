@@ -23,7 +23,7 @@ PAGES = sorted(
 )
 README = (ROOT / "README.md").read_text()
 slow = pytest.mark.slow
-QUICK = ("README.md", "docs/first-run.md")
+QUICK = ("docs/first-run.md",)
 """Pages whose trainings are run in every test session, short; those of the others are run with the slow proofs."""
 
 
@@ -75,7 +75,8 @@ def test_commands_are_accepted(path, reader):
     typed = reader(training=False)
     typed.prepare(path)
     for line in commands(path):
-        _, unknown = build_parser().parse_known_args(shlex.split(line, comments=True)[1:])
+        words = [word for word in shlex.split(line, comments=True)[1:] if word != "--help"]
+        _, unknown = build_parser().parse_known_args(words)
         assert not [word for word in unknown if word.startswith("-") or not line.startswith("eyas train")], line
         if not why_not_run(line):
             typed.run(line)
