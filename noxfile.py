@@ -14,7 +14,16 @@ HERE = Path(__file__).parent
 PACKAGES = [f"packages/{name}" for name in ("core", "parallel", "layers", "experiments")]
 NAMESPACES = [f"eyas.{Path(package).name}" for package in PACKAGES]
 PINNED = ("-c", "constraints.txt")
-TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling", "wandb", "mlflow-skinny")
+TEST_TOOLS = (
+    "pytest",
+    "hypothesis",
+    "transformers",
+    "hatchling",
+    "wandb",
+    "mlflow-skinny",
+    "mkdocs-material",
+    "lm_eval",
+)
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
@@ -51,6 +60,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("mypy", *(word for name in NAMESPACES for word in ("-p", name)))
     session.run("python", "-m", "pytest", "--noconftest", "-q", "tests/test_import_direction.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, which opens from disk without a network (begin at site/index.html)."""
+    install(session, "mkdocs-material")
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

@@ -2,37 +2,34 @@
 
 import contextlib
 import io
-import json
 import re
 import shlex
 import sys
-import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-import pyarrow
 import pytest
 from command import install
+from forked_workers import Forks
+from page_commands import Reader, lines, why_not_run
 from page_mixer import blocks, write_page_mixer
-from pyarrow import parquet
 
 from eyas.core.registry import mixers
 from eyas.experiments.cli import build_parser, main
-from eyas.parallel.indexed import TokenWriter
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path for part in ("README.md", "docs/**/*.md", "packages/*/*.md", "examples/*/*.md") for path in ROOT.glob(part)
 )
 README = (ROOT / "README.md").read_text()
-RUN = ("layers", "models")
-"""Commands that are run as they stand; training is composed, checked and costed; of the others the options are read."""
+slow = pytest.mark.slow
+QUICK = ("docs/first-run.md",)
+"""Pages whose trainings are run in every test session, short; those of the others are run with the slow proofs."""
 
 
 def commands(path):
-    """The `eyas` commands in a page's blocks, as words."""
-    lines = (line for text in blocks(path, "bash", "") for line in text.replace("\\\n", " ").splitlines())
-    return [words[1:] for line in lines if (words := shlex.split(line, comments=True))[:1] == ["eyas"]]
+    """The lines of a page that begin with a command of ours."""
+    return [line for line in lines(path) if line.startswith("eyas ")]
 
 
 def cases(find):
@@ -56,48 +53,63 @@ def plugins(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory):
-    """A folder with the files that pages read, a few hundred thousand bytes of each."""
-    folder = tmp_path_factory.mktemp("read")
-    sources = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"), key=lambda path: path.stat().st_size)[-12:]
-    texts = [path.read_text() for path in sources]
-    rows = [{"body": text, "text": text} for text in texts]
-    for name in ("texts", "tables", "saved/train", "tokens"):
-        (folder / name).mkdir(parents=True)
-    for number, text in enumerate(texts):
-        (folder / "texts" / f"{number}.txt").write_text(text)
-    (folder / "rows.txt").write_text("---".join(texts))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = pyarrow.Table.from_pylist(rows)
-    parquet.write_table(table, folder / "tables" / "0.parquet")
-    with pyarrow.ipc.new_stream(folder / "saved" / "train" / "data.arrow", table.schema) as stream:
-        stream.write_table(table)
-    (folder / "saved" / "train" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    (folder / "saved" / "train" / "dataset_info.json").write_text("{}")
-    with TokenWriter(folder / "tokens" / "all", 1000) as writer:
-        for text in texts:
-            writer.add_document(list(text.encode()))
-    return folder
+def forks():
+    started = Forks()
+    yield started
+    started.close()
 
 
-@cases(commands)
-def test_commands_are_accepted(thing, plugins, read, monkeypatch, capsys):
-    monkeypatch.chdir(read)
-    monkeypatch.setenv("EYAS_CACHE", str(read / "cache"))
-    if "--help" in thing:
-        with pytest.raises(SystemExit) as end:
-            main(thing)
-        assert end.value.code == 0
-    elif thing[0] in RUN:
-        assert main(thing) == 0
-    elif thing[0] == "train":
-        costed = [] if {"--dry-run", "--cfg"} & {*thing} else ["--dry-run"]
-        assert main([*thing, *costed]) == 0
-    else:
-        _, unknown = build_parser().parse_known_args(thing)
-        assert not unknown
-    assert not (read / "runs").exists()
-    assert "Error" not in capsys.readouterr().err
+@pytest.fixture
+def reader(plugins, tmp_path, monkeypatch):
+    """Runs the commands of a page in a folder of its own, with or without training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
+    return lambda *, training: Reader(tmp_path, main, training=training)
+
+
+READ = [page for page in PAGES if commands(page)]
+
+
+@pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_accepted(path, reader):
+    typed = reader(training=False)
+    typed.prepare(path)
+    for line in commands(path):
+        words = [word for word in shlex.split(line, comments=True)[1:] if word != "--help"]
+        _, unknown = build_parser().parse_known_args(words)
+        assert not [word for word in unknown if word.startswith("-") or not line.startswith("eyas train")], line
+        if not why_not_run(line):
+            typed.run(line)
+    assert not (typed.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=str(path.relative_to(ROOT)), marks=() if str(path.relative_to(ROOT)) in QUICK else slow)
+        for path in READ
+    ],
+)
+def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setattr("eyas.experiments.train.launch", forks.launch)
+    typed = reader(training=True)
+    typed.prepare(path)
+    for line in setting(path) + commands(path):
+        if not why_not_run(line):
+            typed.run(line)
+
+
+def setting(path):
+    """What a page takes for granted: the run of the README, where it speaks of one that it does not train."""
+    text = "\n".join(commands(path))
+    needed = "runs/quickstart" in text and "eyas train experiment=quickstart" not in text
+    return ["eyas train experiment=quickstart"] * needed
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_line_of_a_shell_block_is_run_or_has_a_reason(path):
+    assert [line for line in lines(path) if not line.startswith(("eyas ", "$ ")) and not why_not_run(line)] == []
 
 
 @cases(lambda path: blocks(path, "python"))

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import LENGTHS, QUESTION, make_run, make_sweep
@@ -227,6 +228,23 @@ def test_the_command_writes_the_page_and_prints_verdicts(sweep, tmp_path, capsys
     assert (tmp_path / "report.html").is_file()
     assert "passed  accuracy <= 0.2 where model=mamba2  (accuracy 0.03003 against 0.2 in model=mamba2)\n" in out
     assert out.endswith("Report: report.html\n")
+
+
+def test_a_strict_report_exits_with_what_became_of_the_rules(sweep, tmp_path, capsys):
+    page = str(tmp_path / "page.html")
+    assert main(["report", str(sweep), "-o", page, "--strict"]) == 1
+    out, err = capsys.readouterr()
+    not_passed = sum(line.startswith(("failed", "undecided")) for line in out.splitlines())
+    passed = sum(line.startswith("passed") for line in out.splitlines())
+    assert not_passed > 0 and passed > 0
+    assert err == f"eyas: {not_passed} of {not_passed + passed} pass rules not passed\n"
+    assert main(["report", str(sweep), "--strict", "--csv"]) == 2
+    make_sweep(tmp_path / "ruled", 2)
+    for config in (tmp_path / "ruled").glob("*/config.yaml"):
+        config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "experiment": {}}))
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "ruled"), "-o", page, "--strict"]) == 2
+    assert "no run states one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from eyas.core.errors import DataError
 from eyas.experiments.metric_names import at_length, higher_is_better, in_order
 from eyas.experiments.results import collect
 from eyas.experiments.results_command import Form, print_results
-from eyas.experiments.results_table import comma_separated, latex, markdown, show
+from eyas.experiments.results_table import cell, comma_separated, latex, markdown, show
 
 CONFIG = {
     "seed": 1,
@@ -322,3 +322,17 @@ def test_a_length_stands_behind_the_last_at_sign() -> None:
     assert [at_length(name) for name in ("accuracy@256", "a@b@8", "accuracy", "@8", "loss@long")] == [
         ("accuracy", 256), ("a@b", 8), None, None, None,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((1000.0, 2000.0), "1500 ± 710"),
+        ((5_748_000.0, 5_760_000.0), "5.754M ± 0.0085M"),
+        ((12_000.0, 12_000.0), "12k ± 0"),
+        ((7.27, 7.28), "7.275 ± 0.0071"),
+        ((1e-6, 3e-6), "2e-06 ± 1.4e-06"),
+    ],
+)
+def test_a_deviation_is_told_as_its_mean_is(values, told):
+    assert cell(values) == told

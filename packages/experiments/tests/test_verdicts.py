@@ -52,6 +52,16 @@ def test_a_rule_is_judged_over_the_means_of_its_rows(rule, state, reason):
     assert (found.state, reason in found.reason) == (state, True), found
 
 
+def test_an_option_that_a_run_does_not_have_is_not_named():
+    rule = "accuracy >= 0.95"
+    rows = [row("good", 0.9, rules=[rule])]
+    rows = [Row(("", "good"), rows[0].runs)]
+    found = judge_rule(
+        rule, Results(Path(), False, ("layout", "model.name"), ("accuracy",), tuple(rows)), lambda *_: None
+    )
+    assert found.reason == "accuracy 0.9 against 0.95 in model.name=good"
+
+
 def test_a_run_without_results_leaves_a_rule_undecided_unless_another_breaks_it():
     failed = row("failed", remark="FAILED: out of luck")
     assert verdict("accuracy >= 0.1", GOOD, failed).state == "undecided"

@@ -94,6 +94,6 @@ def test_what_mqar_cannot_do_is_refused(options, message):
 def test_mqar_is_tested_with_other_numbers_of_pairs():
     task = load(Mqar, {"eval_lengths": [128], "eval_pairs": [4, 32]})
     assert {name: (test.sequence_length, test.pairs) for name, test in task.tests().items()} == {
-        "": (64, 8), "@128": (128, 8), "_with_4_pairs": (64, 4), "_with_32_pairs": (128, 32),
+        "": (64, 8), "@128": (128, 8), "/4_pairs": (64, 4), "/32_pairs": (128, 32),
     }  # fmt: skip
     assert replace(task, eval_lengths=(), eval_pairs=()) == task.tests()[""]

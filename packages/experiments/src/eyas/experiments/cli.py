@@ -104,6 +104,16 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--speculate", action="store_true", help="draft with the tail of the pattern; needs --greedy")
     generate.add_argument("--save-prefix", type=Path, metavar="FILE", help="keep the state behind the prompt")
     generate.add_argument("--from-prefix", type=Path, metavar="FILE", help="continue a state that was kept")
+    asked = command("eval", "ask a trained model the tasks of lm-eval")
+    asked.add_argument("run", type=Path, help="run folder")
+    asked.add_argument("--tasks", required=True, metavar="A,B", help="names of tasks, or of groups of them")
+    asked.add_argument("--include", type=Path, metavar="DIR", help="folder with task files of your own")
+    asked.add_argument(
+        "--shots", type=int, metavar="N", help="examples before each question; as the task says if left out"
+    )
+    asked.add_argument("--limit", type=int, metavar="N", help="questions of each task; all if left out")
+    asked.add_argument("--batch", type=int, default=8, metavar="N", help="texts read at once")
+    asked.add_argument("--max-length", type=int, metavar="N", help="tokens read at most, the latest; all if left out")
     import_hf = command("import-hf", "make a run folder of a model in Hugging Face's format")
     import_hf.add_argument("source", type=Path, help="folder with config.json, safetensors and tokenizer.json")
     import_hf.add_argument("--name", help="folder under runs; the model_type if left out")
@@ -117,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the page; report.html in the folder if left out"
     )
+    report.add_argument("--strict", action="store_true", help="exit with 1 unless every pass rule is passed")
     for told in (results, report):
         told.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run folder, or a folder of runs")
         form = told.add_mutually_exclusive_group()
@@ -178,6 +189,24 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def run_eval(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.eval.evaluation import evaluate, print_evaluation
+    from eyas.experiments.run_folder import find
+
+    folder, tasks = find(known.run), [task for task in known.tasks.split(",") if task]
+    figures = evaluate(
+        folder,
+        tasks,
+        include=known.include,
+        shots=known.shots,
+        limit=known.limit,
+        batch=known.batch,
+        longest=known.max_length,
+    )
+    print_evaluation(folder, figures)
+    return 0
+
+
 def run_import_hf(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.import_hf import import_hf
 
@@ -207,11 +236,13 @@ def run_report(known: argparse.Namespace, rest: list[str]) -> int:
 
         if known.output:
             raise ConfigError(f"--{printed} prints the table and writes no page; leave out --output")
+        if known.strict:
+            raise ConfigError(f"--{printed} prints the table and judges no rule; leave out --strict")
         print_results(*known.directories, form=printed)
     else:
         from eyas.experiments.report.command import write_report
 
-        write_report(known.directories, known.output)
+        write_report(known.directories, known.output, strict=known.strict)
     return 0
 
 
@@ -257,6 +288,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "train": run_train,
     "resume": run_resume,
     "generate": run_generate,
+    "eval": run_eval,
     "import-hf": run_import_hf,
     "export-hf": run_export_hf,
     "results": run_results,

@@ -19,6 +19,7 @@ from eyas.core.accounting import (
 )
 from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
+from eyas.core.counted import counted
 from eyas.core.model import ModelSpec
 from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import FULL, recomputes
@@ -45,12 +46,12 @@ def print_dry_run(run: RunConfig) -> None:
     )
     console.print(f"pattern: {spec.pattern}", soft_wrap=True, markup=False)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
-    processes = "process" if layout.processes == 1 else "processes"
     ramp = run.trainer.batch_ramp
-    growth = f", from {ramp.start} by {ramp.increment} in the first {ramp.steps} steps" if ramp else ""
+    growth = f", from {ramp.start} by {ramp.increment} in the first {counted(ramp.steps, 'step')}" if ramp else ""
     console.print(
-        f"{layout}: {layout.processes} {processes}; {run.trainer.max_steps} steps of {run.trainer.global_batch} "
-        f"sequences in {microbatches} microbatches per replica{growth}",
+        f"{layout}: {counted(layout.processes, 'process', 'processes')}; {counted(run.trainer.max_steps, 'step')} of "
+        f"{counted(run.trainer.global_batch, 'sequence')} in {counted(microbatches, 'microbatch', 'microbatches')} per "
+        f"replica{growth}",
         soft_wrap=True,
     )
     console.print(blocks_table(run, spec))

@@ -34,6 +34,8 @@ DTYPES = ("F32", "BF16", "F16")
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises DataError where there is none."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; give one with {CONFIG}, safetensors and {TOKENIZER}")
     try:
         return from_json((folder / CONFIG).read_text(encoding="utf-8"))
     except OSError as error:

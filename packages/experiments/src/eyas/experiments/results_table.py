@@ -124,14 +124,20 @@ def cell(values: Sequence[float]) -> str:
     """Mean and deviation in a few digits; empty for no values."""
     if not values:
         return ""
-    spread = deviation(values)
-    return short(mean(values)) if spread is None else f"{short(mean(values))} ± {short(spread, digits=2)}"
+    middle, spread = mean(values), deviation(values)
+    return short(middle) if spread is None else f"{short(middle)} ± {short(spread, digits=2, like=middle)}"
 
 
-def short(value: float, digits: int = 4) -> str:
-    """Four digits are enough to compare: 2.346, 12.35M."""
+def short(value: float, digits: int = 4, like: float | None = None) -> str:
+    """Four digits are enough to compare: 2.346, 12.35M; a deviation is told in the unit of the mean that it is `like`,
+    and, as that is, without an exponent while it has no more than four digits before the point."""
     for scale, suffix in SUFFIXES:
-        if abs(value) >= scale:
-            unit = 1e3 if suffix == "k" else scale
-            return f"{value / unit:.{digits}g}{suffix}"
-    return f"{value:.{digits}g}"
+        if value and abs(value if like is None else like) >= scale:
+            return f"{_plain(value / (1e3 if suffix == 'k' else scale), digits)}{suffix}"
+    return _plain(value, digits)
+
+
+def _plain(value: float, digits: int) -> str:
+    """So many digits that count: 770, not 7.7e+02."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:.0f}" if 10**digits <= abs(rounded) < 1e4 else f"{value:.{digits}g}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from eyas.core.counted import counted
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments import run_folder
 from eyas.experiments.prepare import places, prepare
@@ -79,7 +80,7 @@ def check_steps_left(folder: Path, max_steps: int) -> int:
     done = max(steps)
     if done > max_steps or (done == max_steps and read_run(folder).state == "finished"):
         raise ConfigError(
-            f"{folder} has {done} steps behind it and trainer.max_steps={max_steps} leaves none to do; "
+            f"{folder} has {counted(done, 'step')} behind it and trainer.max_steps={max_steps} leaves none to do; "
             f"go on with more, such as trainer.max_steps={2 * done}"
         )
     return max_steps - done

@@ -190,16 +190,15 @@ def check_task(run: RunConfig, spec: ModelSpec) -> None:
     task, kind = run.drawn_task, run.task["kind"]
     if task is None:
         return
-    if run.data.source != "task":
-        raise ConfigError(
-            f"task {kind} draws its own sequences, but data.source={run.data.source}; leave data= out, or set data=task"
-        )
+    reads, prompts = run.data.source != "task", run.sample.prompt is not None
+    if reads or prompts:
+        why = [f"data.source={run.data.source}"] * reads + ["sample.prompt continues text"] * prompts
+        remedy = ["data=task"] * reads + ["sample=none"] * prompts
+        raise ConfigError(f"task {kind} draws its own sequences, but {' and '.join(why)}; add {' '.join(remedy)}")
     for option in ("vocab_size", "sequence_length"):
         given, needed = getattr(run.data, option), getattr(task, option)
         if given != needed:
             raise ConfigError(f"data.{option}={given}, but task {kind} decides it: {needed}; leave it out")
-    if run.sample.prompt is not None:
-        raise ConfigError(f"sample.prompt continues text, and task {kind} has none; choose sample=none")
     for test in task.tests().values():
         run.layout.check_sequence(test.sequence_length, spec.meta_tokens)
 

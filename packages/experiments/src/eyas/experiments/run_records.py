@@ -17,6 +17,8 @@ CONFIG, OVERRIDES, METRICS, STATUS = "config.yaml", "overrides.yaml", "metrics.j
 CURVES, STEP = "metrics.csv", "step"
 """The metrics of every step, and the column that counts them from zero."""
 ENVIRONMENT = "environment.json"
+EVALUATIONS = "eval.json"
+"""What `eyas eval` found of the checkpoint of one step."""
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Ten times as fast where PyYAML was built with libyaml; hundreds of runs are read at once."""
 
@@ -104,7 +106,22 @@ def read_run(path: Path) -> RunRecord:
     run.state, run.error = str(status.get("state", "unknown")), str(status.get("error") or "").partition("\n")[0]
     if run.state == "finished" or (path / METRICS).exists():
         run.metrics = {name: value for name, value in _flat(read(METRICS, _json, dict), "/") if _is_number(value)}
+    if (path / EVALUATIONS).exists():
+        found = read(EVALUATIONS, _json, dict)
+        if found.get("step") == run.metrics.get("steps", found.get("step")):
+            run.metrics |= {name: value for name, value in _flat(found.get("metrics", {}), "/") if _is_number(value)}
     return run
+
+
+def read_evaluations(folder: Path) -> dict[str, Any]:
+    """What `eyas eval` found so far; nothing where there is no such file. Raises DataError for a damaged one."""
+    try:
+        found = _json(folder / EVALUATIONS)
+    except FileNotFoundError:
+        return {}
+    except _Damaged as error:
+        raise DataError(f"{folder / EVALUATIONS} is damaged; remove it") from error
+    return dict(found)
 
 
 def _run_folders(directory: Path) -> Iterator[Path]:

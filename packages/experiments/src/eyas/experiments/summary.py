@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from eyas.core.counted import counted
 from eyas.experiments import run_folder
 from eyas.experiments.data_config import DataConfig
 from eyas.experiments.results_command import wide
@@ -20,10 +21,11 @@ def print_summary(folder: Path, run: RunConfig) -> None:
     metrics = run_folder.read_metrics(folder)
     console = Console(highlight=False)
     task = run.drawn_task
+    after = f"after {counted(metrics['steps'], 'step')}"
     if task is None:
-        print_losses(console, f"{run.model.get('name', 'model')} after {metrics['steps']} steps", run.data, metrics)
+        print_losses(console, f"{run.model.get('name', 'model')} {after}", run.data, metrics)
     else:
-        wide().print(tests_table(task, f"Tests of task {run.task['kind']} after {metrics['steps']} steps", metrics))
+        wide().print(tests_table(task, f"Tests of task {run.task['kind']} {after}", metrics))
     options = run.sample
     if options.prompt is not None:
         from eyas.experiments.generate import generate
@@ -59,7 +61,7 @@ def tests_table(task: Task, title: str, metrics: Mapping[str, float]) -> Table:
     for heading in ("test", *task.metric_names):
         table.add_column(heading, justify="right")
     for test in task.tests():
-        name = test.strip("_").replace("_", " ") or f"{task.size_option} {task.size}"
+        name = test.strip("/").replace("_", " ") or f"{task.size_option} {task.size}"
         stored = (f"{metric}{test}" if test or metric != "loss" else "validation_loss" for metric in task.metric_names)
         table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in stored))
     return table

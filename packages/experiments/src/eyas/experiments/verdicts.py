@@ -112,7 +112,7 @@ def _absent(rule: Rule) -> str:
 
 
 def _names(results: Results, row: Row) -> str:
-    named = [f"{name}={value}" for name, value in zip(results.options, row.options, strict=True)]
+    named = [f"{name}={value}" for name, value in zip(results.options, row.options, strict=True) if value]
     return " ".join(named) or results.label(row.runs[0])
 
 

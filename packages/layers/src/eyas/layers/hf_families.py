@@ -44,16 +44,18 @@ def family_of_config(config: Mapping[str, Any]) -> Family:
 def family_of_model(spec: ModelSpec) -> tuple[Family, dict[str, Any]]:
     """A family that can express the model, and its config.json: the one that the model is named after, if it can, else
     the first. Raises ConfigError saying what stands in the way."""
-    reasons, fitting = [], []
+    reasons: dict[str, list[str]] = {}
+    fitting: list[str] = []
     for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != spec.name):
         try:
             types_of_layers(family, spec)
             types_of_depths(family, spec)
         except ConfigError as error:
-            reasons.append(f"{family.model_type}: {error}")
+            reasons.setdefault(str(error).replace(family.model_type, "it"), []).append(f"{family.model_type}: {error}")
             continue
         try:
             return family, hf_config(family, spec)
         except ConfigError as error:
             fitting.append(f"{family.model_type}: {error}")
-    raise ConfigError("no family of Hugging Face's can hold this model; " + "; ".join(fitting or reasons))
+    alike = [first + (f" (nor has any of {len(more)} others)" if more else "") for first, *more in reasons.values()]
+    raise ConfigError("no family of Hugging Face's can hold this model; " + "; ".join(fitting or alike))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Literal
 
+from eyas.core.counted import counted
 from eyas.core.errors import LayoutError
 from eyas.core.recompute import Recompute
 from eyas.core.weights import BranchPlaces, Coordinates
@@ -165,7 +166,8 @@ class Layout:
         if self.processes != processes:
             shares, rest = divmod(processes, self.processes // self.data)
             remedy = f"set layout.data={shares}" if shares and not rest else "change its sizes or start another number"
-            raise LayoutError(f"{self} needs {self.processes} processes, but this job has {processes}; {remedy}")
+            needed = counted(self.processes, "process", "processes")
+            raise LayoutError(f"{self} needs {needed}, but this job has {processes}; {remedy}")
 
     def __str__(self) -> str:
         sizes = [f"{name} {getattr(self, name)}" for name in SIZES if getattr(self, name) > 1]

@@ -31,7 +31,8 @@ class Mqar(Task):
     """Tokens at other places: any but this sequence's keys; any, as in Zoology, which leaves a few questions that have
     two answers; or token 0."""
     eval_pairs: tuple[int, ...] = ()
-    """Further numbers of pairs to test, in sequences of four tokens a pair where sequence_length is less."""
+    """Further numbers of pairs to test (`accuracy/32_pairs`), in sequences of four tokens a pair where
+    sequence_length is less."""
 
     def check(self) -> None:
         at_least(1, pairs=self.pairs)
@@ -63,7 +64,7 @@ class Mqar(Task):
         return replace(self, pairs=pairs, sequence_length=length, eval_lengths=(), eval_pairs=())
 
     def tests(self) -> dict[str, Mqar]:
-        return super().tests() | {f"_with_{pairs}_pairs": self.with_pairs(pairs) for pairs in self.eval_pairs}
+        return super().tests() | {f"/{pairs}_pairs": self.with_pairs(pairs) for pairs in self.eval_pairs}
 
     def sequence(self, draw: Draw) -> tuple[Tokens, Tokens]:
         half, context = self.vocab_size // 2, 2 * self.pairs
