@@ -18,7 +18,7 @@ from eyas.experiments.run_config import RunConfig
 from eyas.experiments.validation import TextValidation, Validation
 from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
-from eyas.layers.rank_model import stages_here
+from eyas.layers.rank_model import learning_rates, stages_here
 from eyas.parallel import checkpoint
 from eyas.parallel.engine import Engine
 from eyas.parallel.stage import joined
@@ -70,6 +70,7 @@ class TrainingModule(LightningModule):
             meta_tokens=self.spec.meta_tokens,
             losses=self.stages[0].losses,
             optimizer=self.run.optimizer if fitting else None,
+            learning_rates=learning_rates(self.stages),
             wide_gradients=self.run.trainer.gradients == "float32",
         )
         return self.engine
@@ -98,6 +99,10 @@ class TrainingModule(LightningModule):
             "skipped": 0.0 if updated else 1.0,
             "learning_rate": optimizer.optimizer.values[0],
             "weight_decay": optimizer.optimizer.values[1],
+            **{
+                f"learning_rate/{name}": optimizer.optimizer.values[0] * group.learning_rate_factor
+                for name, group in self.run.optimizer.groups.items()
+            },
             "tokens_per_second": tokens / seconds,
             "tflops": training_flops(self.spec, length) * tokens / seconds / 1e12,
             "global_batch": float(batches.at(step)),

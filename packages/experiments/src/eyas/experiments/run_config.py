@@ -164,6 +164,10 @@ def check(run: RunConfig) -> None:
             f"optimizer.cpu_offload={run.optimizer.cpu_offload} needs layout.distributed_optimizer=true; set it, or "
             "optimizer.cpu_offload=0"
         )
+    if run.optimizer.frozen or run.optimizer.groups:
+        from eyas.layers.rank_model import check_optimizer
+
+        check_optimizer(spec, run.optimizer)
     run.schedule.check(trainer.max_steps)
 
 

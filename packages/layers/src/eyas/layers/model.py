@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from eyas.core.arrangement import pairs_before
 from eyas.core.errors import ConfigError
-from eyas.core.mixer import empty_parameter
+from eyas.core.mixer import empty_parameter, held
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
 from eyas.layers.cross_entropy import IGNORED
 from eyas.layers.dropout import Dropout
 from eyas.layers.embedding import Vocabulary
-from eyas.layers.initial import initialise
+from eyas.layers.initial import initialise, is_hidden
 from eyas.layers.mtp import Tail
 from eyas.layers.norm import RMSNorm
 from eyas.layers.shared import SharedUse
@@ -78,7 +78,7 @@ class HybridLM(nn.Module):
 
     def initialise(self, seed: int) -> HybridLM:
         """Draws the weights; a layout never changes them."""
-        initialise(self, seed, self.spec.init_std)
+        initialise(self, seed, self.spec.init_std, self.spec.hidden_std)
         return self
 
     def forward(
@@ -127,6 +127,11 @@ class HybridLM(nn.Module):
     def losses(self) -> tuple[str, ...]:
         """Names of the losses that the last stage reports."""
         return (LOSS, MTP_LOSS) if self.spec.depths else (LOSS,)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Factors by which weights learn faster or slower than the others, by name."""
+        return {name: self.spec.hidden_rate for name, _, weight, _ in held(self) if is_hidden(name, weight)}
 
     def initial_state(self, batch: int) -> list[list[object]]:
         """Decoding state of every block before the first token, for `batch` sequences."""

@@ -125,7 +125,8 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     for step in range(trial.steps):
         losses.append(engine.train_step(microbatches_here(trial, layout, step)))
         if step == 0 and not layout.distributed_optimizer:
-            reduced = {name: p.main_grad for name, p in engine.model.named_parameters()}  # type: ignore[attr-defined]
+            trained = {name: p for name, p in engine.model.named_parameters() if p.requires_grad}
+            reduced = {name: parameter.main_grad for name, parameter in trained.items()}  # type: ignore[attr-defined]
             gradients = whole(reduced, engine.model)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
     weights = whole_weights(engine.model)
@@ -134,7 +135,7 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
 
 def engine_here(trial: Trial, layout: Layout) -> Engine:
     """This rank's engine, around its stages of the trial's model with the weights of the start."""
-    from eyas.layers.rank_model import stages_here
+    from eyas.layers.rank_model import learning_rates, stages_here
     from eyas.parallel import groups
     from eyas.parallel.engine import Engine
 
@@ -150,6 +151,7 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
         meta_tokens=spec.meta_tokens,
         losses=stages[0].losses,
         optimizer=trial.optimizer,
+        learning_rates=learning_rates(stages),
     )
 
 
