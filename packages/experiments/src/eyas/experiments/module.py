@@ -54,6 +54,9 @@ class TrainingModule(LightningModule):
             return
         length = self.run.data.sequence_length
         self.stages = stages_here(self.spec, self.run.layout, self.dtype_, self.run.seed, length)
+        if self.run.trainer.activation_rms:
+            for stage in self.stages:
+                stage.watch_outputs()
         self.model = joined(self.stages)
         if self.start is not None:
             shards = checkpoint.sharded_weights(self.model)

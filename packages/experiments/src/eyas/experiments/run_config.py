@@ -37,6 +37,8 @@ class TrainerConfig:
     """Precision, at least, in which gradients are added up over microbatches and replicas."""
     batch_ramp: BatchRamp | None = None
     """Start with a smaller global batch: {start: sequences, increment: sequences, steps: until it is full}."""
+    activation_rms: bool = False
+    """Whether to log at every step the root mean square of each block's output, outputs.<block>/rms."""
     validation_interval: int | None = None
     """Steps between validations; null for one at the end."""
     checkpoint_interval: int | None = None

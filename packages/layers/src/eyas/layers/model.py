@@ -21,6 +21,7 @@ from eyas.layers.embedding import Vocabulary
 from eyas.layers.initial import initialise, is_hidden
 from eyas.layers.mtp import Tail
 from eyas.layers.norm import RMSNorm
+from eyas.layers.output_scale import OutputScale
 from eyas.layers.shared import SharedUse
 from eyas.layers.streams import Streams
 from eyas.parallel.context import Context
@@ -69,6 +70,7 @@ class HybridLM(nn.Module):
                 for index, block in blocks.items()
             }
         )
+        self.outputs = nn.ModuleDict()
         if self.stage.last:
             self.final_norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
             if not spec.tie_embeddings:
@@ -80,6 +82,10 @@ class HybridLM(nn.Module):
         """Draws the weights; a layout never changes them."""
         initialise(self, seed, self.spec.init_std, self.spec.hidden_std)
         return self
+
+    def watch_outputs(self) -> None:
+        """Has every training step tell the root mean square of each block's output."""
+        self.outputs.update({str(index): OutputScale(self.context.place.device) for index in self.stage.blocks})
 
     def forward(
         self,
@@ -107,8 +113,10 @@ class HybridLM(nn.Module):
         streams = Streams.begin(hidden_sBD)
         dropout = Dropout.here(self.spec.dropout, seeds_BS, self.spec.meta_tokens, context)
         for index, block in zip(self.stage.blocks, self.placed_blocks(), strict=True):
-            output_sBD = dropout(index, block.output(streams.read(block.options), context))
-            streams = streams.write(block.options, output_sBD)
+            output_sBD = block.output(streams.read(block.options), context)
+            if self.outputs:
+                self.outputs[str(index)].observe(output_sBD)  # type: ignore[operator]
+            streams = streams.write(block.options, dropout(index, output_sBD))
         if not self.stage.last:
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)

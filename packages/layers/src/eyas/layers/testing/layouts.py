@@ -133,8 +133,9 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     return Outcome(losses, grad_norms, gradients, weights) if dist.get_rank() == 0 else None
 
 
-def engine_here(trial: Trial, layout: Layout) -> Engine:
-    """This rank's engine, around its stages of the trial's model with the weights of the start."""
+def engine_here(trial: Trial, layout: Layout, *, watch: bool = False) -> Engine:
+    """This rank's engine, around its stages of the trial's model with the weights of the start. `watch` has them tell
+    the size of their blocks' outputs."""
     from eyas.layers.rank_model import learning_rates, stages_here
     from eyas.parallel import groups
     from eyas.parallel.engine import Engine
@@ -142,6 +143,8 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
     groups.initialise(layout)
     spec = load_model(trial.model)
     stages = stages_here(spec, layout, trial.dtype, trial.seed, trial.sequence_length)
+    for stage in stages if watch else ():
+        stage.watch_outputs()
     return Engine(
         stages,
         layout,
