@@ -61,7 +61,9 @@ def test_without_the_law_it_does():
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(tensor=2, sequence=True), Layout(pipeline=2), Layout(data=2)], ids=["sequence", "pipeline", "data"]
+    "layout",
+    [Layout(tensor=2, sequence=True), Layout(pipeline=2), Layout(data=2)],
+    ids=["sequence", "pipeline", "data"],
 )
 def test_a_layout_does_not_change_what_is_told(layout):
     trial = Trial(model=model(64, repeat=1))

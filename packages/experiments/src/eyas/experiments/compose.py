@@ -30,6 +30,7 @@ from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import KINDS, LANGUAGE_MODELLING, load_task
+from eyas.experiments.upcycle import UpcycleConfig
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 
@@ -42,6 +43,7 @@ SCHEMAS = {
     "schedule": ScheduleConfig,
     "trainer": TrainerConfig,
     "sample": SampleConfig,
+    "upcycle": UpcycleConfig,
 }
 SIZES = ("vocab_size", "sequence_length")
 """Options of the data that a task decides which draws its own sequences."""

@@ -16,10 +16,11 @@ from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.validation import TextValidation, Validation
+from eyas.layers import upcycle
 from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
 from eyas.layers.rank_model import learning_rates, stages_here
-from eyas.parallel import checkpoint
+from eyas.layers.upcycle import Grown
 from eyas.parallel.engine import Engine
 from eyas.parallel.stage import joined
 from eyas.parallel.this_rank import device_here, replica_here
@@ -33,14 +34,19 @@ class TrainingModule(LightningModule):
     automatic_optimization = False
 
     def __init__(
-        self, run: RunConfig, start: Path | None = None, validation: Callable[[], Validation] = TextValidation
+        self,
+        run: RunConfig,
+        start: Path | None = None,
+        validation: Callable[[], Validation] = TextValidation,
+        upcycled: Mapping[str, Grown] | None = None,
     ) -> None:
         """`start` is the checkpoint whose weights the model begins with; drawn ones without it. `validation` begins a
-        pass over the validation batches."""
+        pass over the validation batches. `upcycled` are the layers that are dense in the checkpoint."""
         super().__init__()
         self.run, self.start, self.new_validation = run, start, validation
         self.spec = run.spec
         self.dtype_ = DTYPES[run.trainer.precision]
+        self.upcycled = upcycled or {}
         self.stages: list[HybridLM] = []
         self.model: nn.Module | None = None
         self.engine: Engine | None = None
@@ -59,8 +65,7 @@ class TrainingModule(LightningModule):
                 stage.watch_outputs()
         self.model = joined(self.stages)
         if self.start is not None:
-            shards = checkpoint.sharded_weights(self.model)
-            self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
+            upcycle.load(self.model, self.upcycled, self.start, self.run.seed, self.spec.hidden_std)
 
     def make_engine(self, fitting: bool) -> Engine:
         """The engine around this rank's stages; with an optimizer when fitting."""

@@ -15,6 +15,7 @@ from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
+from eyas.experiments.upcycle import UpcycleConfig
 from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -101,6 +102,7 @@ class RunConfig:
     """Of the initial weights."""
     start_from: str | None = None
     """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
+    upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)
@@ -165,6 +167,10 @@ def check(run: RunConfig) -> None:
         raise ConfigError(
             f"optimizer.cpu_offload={run.optimizer.cpu_offload} needs layout.distributed_optimizer=true; set it, or "
             "optimizer.cpu_offload=0"
+        )
+    if run.upcycle.copies is not None and run.start_from is None:
+        raise ConfigError(
+            f"upcycle.copies={run.upcycle.copies} makes a mixture of a dense run's layers; say which: start_from=RUN"
         )
     if run.optimizer.frozen or run.optimizer.groups:
         from eyas.layers.rank_model import check_optimizer

@@ -47,8 +47,9 @@ class Engine:
     ) -> None:
         """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding
         too, `meta_tokens` how much longer the model makes the sequences that its stages send each other, and `losses`
-        what the model reports. `optimizer` None makes an engine that only evaluates. `learning_rates` are
-        the factors that the model asks for, by weight; 1 for the others. `wide_gradients` adds up the gradients of bfloat16 weights in float32, over microbatches and over replicas."""
+        what the model reports. `optimizer` None makes an engine that only evaluates. `learning_rates` are the factors
+        that the model asks for, by weight, where they are not 1. `wide_gradients` adds up the gradients of bfloat16
+        weights in float32, over microbatches and over replicas."""
         self.figures: Figures = {}
         self.model, self.layout = joined(stages), layout
         self.after_batch = AfterBatch(self.model, layout)

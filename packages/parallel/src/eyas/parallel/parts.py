@@ -51,7 +51,7 @@ def _inside(wanted: list[str], address: str) -> bool:
 
 
 def check_parts(model: nn.Module, options: OptimizerOptions) -> None:
-    """Raises ConfigError where, of the whole model, a pattern means nothing, a weight is to learn at two rates, or to be
+    """Raises ConfigError where a pattern means nothing in the whole model, a weight is to learn at two rates, or to be
     frozen and to learn, or nothing is left to train."""
     known = addresses(model)
     frozen = _meant("optimizer.frozen", options.frozen, known)
