@@ -7,7 +7,7 @@ import mixers
 import pytest
 import torch
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, UnsupportedError
 from eyas.layers.mlp import MLP
 from eyas.layers.testing import checkpoints, costs, laws, layouts, shards
 from eyas.layers.testing.case import Case
@@ -113,7 +113,7 @@ def test_a_mixer_that_takes_documents_it_does_not_carry_is_found(monkeypatch):
 @pytest.mark.parametrize("cost", ["activation_bytes", "state_bytes"])
 def test_a_mixer_that_states_no_cost_is_named(cost, monkeypatch):
     monkeypatch.delattr(Config, cost)
-    with pytest.raises(NotImplementedError, match=f"mlp does not state its {cost}"):
+    with pytest.raises(UnsupportedError, match=f"mlp does not state its {cost}"):
         getattr(costs, f"{cost}_are_those_{'kept' if cost == 'activation_bytes' else 'of_the_state'}")(CASE)
 
 

@@ -10,7 +10,7 @@ from eyas.core.accounting import parameters, state_bytes
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes
 from eyas.core.recompute import check_recompute
 from eyas.layers.model import HybridLM
 from eyas.parallel.branches import check_halves
@@ -92,8 +92,8 @@ def test_weights_state_and_saved_bytes_are_as_counted():
     _, states = lm.prefill(TOKENS_BS, lm.initial_state(2))
     kept = sum(tensor.nbytes for tensor in mixers.tensors(states))
     assert kept == 2 * state_bytes(spec, 11, element=8)
-    sizes = {"sequence_length": 11, "microbatch": 2, "element": 8}
-    counted = sum(cost.activation_bytes for cost in block_costs(spec, **sizes)) + loss_bytes(spec, **sizes)
+    share = RankShare(sequence_length=11, microbatch=2, element=8)
+    counted = sum(cost.activation_bytes for cost in block_costs(spec, share)) + loss_bytes(spec, share)
     known = [*lm.parameters(), TOKENS_BS, *mixers.rotary_tables(spec, 11, torch.float64)]
     assert mixers.bytes_kept(lambda: lm(TOKENS_BS, TOKENS_BS.roll(-1, 1)), known) == counted
 

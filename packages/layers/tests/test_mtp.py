@@ -12,7 +12,7 @@ from eyas.core.accounting import tail_flops, tail_parameters, training_flops
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
 from eyas.layers.model import HybridLM
 from eyas.layers.testing.compare import gradients
 from eyas.parallel.context import Context
@@ -116,9 +116,9 @@ def test_counted_activations_are_those_kept_for_the_backward_pass(model, rows, d
     tokens, labels = tokens[:rows], labels[:rows]
     known = [*lm.parameters(), tokens, *mixers.rotary_tables(lm.spec, 70, dtype)]
     kept = mixers.bytes_kept(lambda: lm(tokens, labels).minimised_SB, known)
-    sizes = {"sequence_length": 70, "microbatch": rows, "element": dtype.itemsize}
-    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes)) + loss_bytes(lm.spec, **sizes)
-    assert stated + tail_bytes(lm.spec, **sizes) == kept
+    share = RankShare(sequence_length=70, microbatch=rows, element=dtype.itemsize)
+    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, share)) + loss_bytes(lm.spec, share)
+    assert stated + tail_bytes(lm.spec, share) == kept
 
 
 def test_counted_flops_are_the_join_the_blocks_and_the_head_of_every_depth():
