@@ -149,3 +149,50 @@ def test_what_cannot_become_a_mixture(model, config, error):
 def test_a_part_of_a_copy_is_refused():
     with pytest.raises(ConfigError, match="a multiple of granularity=2"):
         UpcycleConfig(copies=4, granularity=2, top_k=3)
+
+
+def trained(engine, batches, *, learning_rate: float) -> list[float]:
+    """The loss at every step."""
+    losses = []
+    for batch in batches:
+        losses.append(engine.train_step([batch])["loss"])
+        engine.update(learning_rate, 0.0)
+    return losses
+
+
+def chain(steps: int, first: int) -> list[dict[str, Tensor]]:
+    """Batches of a first-order Markov chain over 40 symbols, each followed by one of three."""
+    follows = torch.randint(0, 40, (40, 3), generator=torch.Generator().manual_seed(0))
+    batches = []
+    for step in range(first, first + steps):
+        draw = torch.Generator().manual_seed(step)
+        tokens_SB = torch.randint(0, 40, (33, 16), generator=draw)
+        for position in range(1, 33):
+            choice_B = torch.randint(0, 3, (16,), generator=draw)
+            tokens_SB[position] = follows[tokens_SB[position - 1], choice_B]
+        batches.append({"tokens": tokens_SB[:-1].t().contiguous(), "labels": tokens_SB[1:].t().contiguous()})
+    return batches
+
+
+def upcycled_losses(model: dict, configs: dict[str, UpcycleConfig], folder: Path) -> dict[str, list[float]]:
+    """A dense model is trained; then each of the mixtures that it becomes."""
+    options = {"dtype": torch.float32, "sequence_length": 32, "global_batch": 16, "microbatch": 16}
+    engine = engine_here(Trial(model=model, **options), Layout())
+    dense_losses = trained(engine, chain(120, 0), learning_rate=1e-2)
+    checkpoint.save({"model": checkpoint.sharded_weights(engine.model)}, folder / "dense")
+    losses = {"dense": dense_losses}
+    for name, config in configs.items():
+        engine = engine_here(Trial(model=upcycled(model, config), **options), Layout())
+        upcycle.load(engine.model, experts_of(load_model(model), config), folder / "dense", seed=7, router_std=0.02)
+        losses[name] = trained(engine, chain(60, 120), learning_rate=1e-3)
+    return losses
+
+
+def test_with_scaling_the_loss_is_lower_at_every_step(tmp_path):
+    mlp = {"kind": "mlp", "intermediate_size": 64}
+    model = {**DENSE, "init_std": 0.1, "layers": {**DENSE["layers"], "ffn": mlp}}
+    sizes = {"copies": 4, "granularity": 4, "top_k": 4}
+    configs = {name: UpcycleConfig(**sizes, weight_scaling=name == "scaled") for name in ("scaled", "plain")}
+    losses = pool(1).run(upcycled_losses, model, configs, tmp_path)[0]
+    assert losses["dense"][-1] < 0.7 * losses["dense"][0]
+    assert all(scaled < plain for scaled, plain in zip(losses["scaled"], losses["plain"], strict=True))
