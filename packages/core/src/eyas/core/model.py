@@ -10,7 +10,7 @@ from eyas.core.arrangement import arrange, fitted, plain_block
 from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig, configured
-from eyas.core.mup import mup_law
+from eyas.core.mup import Widened, mup_law
 from eyas.core.pattern import Pattern, parse_pattern
 from eyas.core.registry import mixer
 from eyas.core.schema import REQUIRED, load
@@ -48,6 +48,9 @@ class ModelConfig:
     """Whether all those depths are one, applied again and again; they must be alike."""
     mup: str | None = None
     """Law that gives every multiplier that is not set: falcon_h1, or null for none."""
+    mup_base: int | None = None
+    """hidden_size at which init_std and the learning rate were chosen, for them to serve this one: see `Widened`. null
+    takes both as they are."""
     embedding_multiplier: float | None = None
     """Scales the embeddings; null means 1, or what the muP law gives."""
     lm_head_multiplier: float | None = None
@@ -57,6 +60,8 @@ class ModelConfig:
         for name in ("hidden_size", "vocab_size", "repeat"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.mup_base is not None and self.mup_base < 1:
+            raise ConfigError(f"mup_base={self.mup_base} must be at least 1, or null")
         for name in ("meta_tokens", "mtp_loss_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
@@ -84,6 +89,10 @@ class ModelSpec:
     meta_tokens: int
     dropout: float
     init_std: float
+    hidden_std: float
+    """Of the matrices inside blocks, where init_std is that of the others."""
+    hidden_rate: float
+    """Factor of their learning rate."""
     mtp_loss_weight: float
     mtp_repeated: bool
     embedding_multiplier: float
@@ -125,11 +134,12 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     named = dict.fromkeys(config.blocks)
     pattern = parse_pattern(config.pattern, {**symbols, **named}, config.repeat)
     check_tail(pattern, config, path)
-    embedding, head = 1.0, 1.0
+    embedding, head = 1.0, None
     if config.mup is not None:
         law = mup_law(config.mup)
         layers = {name: layer.with_law(law, config.hidden_size) for name, layer in layers.items()}
         embedding, head = law.embedding(), law.lm_head(config.hidden_size)
+    widened = Widened(config.hidden_size / (config.mup_base or config.hidden_size), config.mup is not None)
     layers = {name: layer.with_meta_tokens(config.meta_tokens) for name, layer in layers.items()}
     try:
         blocks = arrange(pattern, config.blocks, layers, config.hidden_size)
@@ -149,10 +159,12 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         meta_tokens=config.meta_tokens,
         dropout=config.dropout,
         init_std=config.init_std,
+        hidden_std=config.init_std * widened.spread,
+        hidden_rate=widened.rate,
         mtp_loss_weight=config.mtp_loss_weight,
         mtp_repeated=config.mtp_repeated,
         embedding_multiplier=configured(config.embedding_multiplier, embedding),
-        lm_head_multiplier=configured(config.lm_head_multiplier, head),
+        lm_head_multiplier=configured(config.lm_head_multiplier, configured(head, widened.head)),
     )
 
 

@@ -1,4 +1,8 @@
-"""Multipliers from widths: the laws by which a model's forward multipliers follow from one tuned base model."""
+"""The maximal-update parametrisation: what was tuned at one width, at other widths.
+
+A law gives the forward multipliers that follow from one tuned base model; `Widened` gives the initial spread and the
+learning rate of matrices.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +87,35 @@ class MupLaw:
     def mlp_down(self, hidden_size: int, intermediate_size: int) -> float:
         """Multiplier of the MLP's output projection."""
         return self.base_mlp_down * (self.hidden_size / hidden_size) * (self.mlp_width / intermediate_size)
+
+
+@dataclass(frozen=True)
+class Widened:
+    """What a model asks for that is `ratio` times as wide as the one that was tuned, for every block's output to begin
+    and to change as there (Yang et al., 2022, Tensor Programs V, table 8, for Adam).
+
+    It is about the matrices inside blocks; embedding, head, vectors and convolutions keep spread and learning rate.
+    Widths inside blocks are to grow with the model's, by more heads rather than wider ones. Where a law moves
+    everything into forward multipliers the learning rate stays, and the spread makes up for the multipliers.
+    """
+
+    ratio: float
+    by_multipliers: bool = False
+
+    @property
+    def spread(self) -> float:
+        """Factor of the initial standard deviation."""
+        return sqrt(self.ratio) if self.by_multipliers else 1 / sqrt(self.ratio)
+
+    @property
+    def rate(self) -> float:
+        """Factor of the learning rate."""
+        return 1.0 if self.by_multipliers else 1 / self.ratio
+
+    @property
+    def head(self) -> float:
+        """Multiplier of the logits, where no law gives one."""
+        return 1 / self.ratio
 
 
 FALCON_H1 = MupLaw(

@@ -121,6 +121,12 @@ def build_parser() -> argparse.ArgumentParser:
     export_hf = command("export-hf", "write a run's model so that transformers loads it")
     export_hf.add_argument("run", type=Path, help="run folder")
     export_hf.add_argument("target", type=Path, help="folder to make")
+    average = command("average", "make a run folder of the mean of checkpoints")
+    average.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders; of several the latest of each")
+    which = average.add_mutually_exclusive_group()
+    which.add_argument("--last", type=int, metavar="N", help="the last N of each run; of one run all if left out")
+    which.add_argument("--steps", type=steps, default=(), metavar="A,B,C", help="those of these steps")
+    average.add_argument("--name", help="folder under runs; that of the run with -average if left out")
     results = command("results", "table of a run or a multirun")
     results.add_argument("--by-seed", action="store_true", help="a row for each seed in place of mean and deviation")
     report = command("report", "write an HTML page about runs, and tell which pass rules they keep to")
@@ -146,6 +152,11 @@ def build_parser() -> argparse.ArgumentParser:
     for listing in (layers, models):
         listing.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def steps(text: str) -> list[int]:
+    """Numbers with commas between them."""
+    return [int(step) for step in text.split(",")]
 
 
 def run_train(known: argparse.Namespace, rest: list[str]) -> int:
@@ -223,6 +234,14 @@ def run_export_hf(known: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def run_average(known: argparse.Namespace, rest: list[str]) -> int:
+    from eyas.experiments.average import average
+    from eyas.experiments.run_folder import find
+
+    print(f"Run folder: {average([find(run) for run in known.runs], known.name, last=known.last, steps=known.steps)}")
+    return 0
+
+
 def run_results(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.results_command import print_results
 
@@ -291,6 +310,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "eval": run_eval,
     "import-hf": run_import_hf,
     "export-hf": run_export_hf,
+    "average": run_average,
     "results": run_results,
     "report": run_report,
     "new-mixer": run_new_mixer,

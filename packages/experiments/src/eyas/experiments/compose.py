@@ -31,6 +31,7 @@ from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import KINDS, LANGUAGE_MODELLING, load_task
+from eyas.experiments.upcycle import UpcycleConfig
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 
@@ -44,6 +45,7 @@ SCHEMAS = {
     "trainer": TrainerConfig,
     "sample": SampleConfig,
     "profile": ProfileConfig,
+    "upcycle": UpcycleConfig,
 }
 SIZES = ("vocab_size", "sequence_length")
 """Options of the data that a task decides which draws its own sequences."""

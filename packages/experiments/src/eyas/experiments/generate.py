@@ -95,20 +95,20 @@ def check(
         raise ConfigError("speculation reads its prompt from the start; leave out prefixes, or --speculate")
 
 
-def load_model(folder: Path) -> HybridLM:
-    """The whole model of a run's latest checkpoint, in this process."""
+def load_model(folder: Path, saved: Path | None = None) -> HybridLM:
+    """The whole model of a run's checkpoint `saved`, or of its latest one, in this process."""
     from eyas.parallel import checkpoint, quiet
     from eyas.parallel.alone import alone
 
     quiet.install()
     run = run_folder.open_run(folder)
-    latest = checkpoint.latest(folder / run_folder.CHECKPOINTS)
-    if latest is None:
+    saved = saved or checkpoint.latest(folder / run_folder.CHECKPOINTS)
+    if saved is None:
         raise CheckpointError(
             f"{folder} has no complete checkpoint; train with trainer.checkpoint_interval, or to the end"
         )
     model = HybridLM(run.spec)
     with alone():
-        state = checkpoint.load({"model": checkpoint.sharded_weights(model)}, latest)
+        state = checkpoint.load({"model": checkpoint.sharded_weights(model)}, saved)
     model.load_state_dict(state["model"])
     return model.eval()

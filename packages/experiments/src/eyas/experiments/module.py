@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from eyas.experiments.run_config import RunConfig
 from eyas.experiments.step_metrics import StepMetrics, named
 from eyas.experiments.validation import Validation
 from eyas.experiments.windows import Batch
+from eyas.layers import upcycle
 from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
-from eyas.layers.rank_model import stages_here
-from eyas.parallel import checkpoint
+from eyas.layers.rank_model import learning_rates, stages_here
+from eyas.layers.upcycle import Grown
 from eyas.parallel.engine import Engine
 from eyas.parallel.stage import joined
 from eyas.parallel.this_rank import device_here, replica_here
@@ -30,13 +31,20 @@ class TrainingModule(LightningModule):
 
     automatic_optimization = False
 
-    def __init__(self, run: RunConfig, start: Path | None, validation: Callable[[], Validation]) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        start: Path | None,
+        validation: Callable[[], Validation],
+        upcycled: Mapping[str, Grown] | None = None,
+    ) -> None:
         """`start` is the checkpoint whose weights the model begins with; drawn ones without it. `validation` begins a
-        pass over the validation batches."""
+        pass over the validation batches. `upcycled` are the layers that are dense in the checkpoint."""
         super().__init__()
         self.run, self.start, self.new_validation = run, start, validation
         self.spec = run.spec
         self.dtype_ = DTYPES[run.trainer.precision]
+        self.upcycled = upcycled or {}
         self.stages: list[HybridLM] = []
         self.model: nn.Module | None = None
         self.engine: Engine | None = None
@@ -51,10 +59,12 @@ class TrainingModule(LightningModule):
             return
         length = self.run.data.sequence_length
         self.stages = stages_here(self.spec, self.run.layout, self.dtype_, self.run.seed, length)
+        if self.run.trainer.activation_rms:
+            for stage in self.stages:
+                stage.watch_outputs()
         self.model = joined(self.stages)
         if self.start is not None:
-            shards = checkpoint.sharded_weights(self.model)
-            self.model.load_state_dict(checkpoint.load({"model": shards}, self.start)["model"])
+            upcycle.load(self.model, self.upcycled, self.start, self.run.seed, self.spec.hidden_std)
 
     def make_engine(self, fitting: bool) -> Engine:
         """The engine around this rank's stages; with an optimizer when fitting."""
@@ -67,6 +77,7 @@ class TrainingModule(LightningModule):
             meta_tokens=self.spec.meta_tokens,
             losses=self.stages[0].losses,
             optimizer=self.run.optimizer if fitting else None,
+            learning_rates=learning_rates(self.stages),
             wide_gradients=self.run.trainer.gradients == "float32",
         )
         if fitting:
@@ -96,6 +107,10 @@ class TrainingModule(LightningModule):
             **self.measured.end(step, losses, optimizer.optimizer.result),
             "learning_rate": rate,
             "weight_decay": decay,
+            **{
+                f"learning_rate/{name}": rate * group.learning_rate_factor
+                for name, group in self.run.optimizer.groups.items()
+            },
         }
         self.log_dict(metrics, logger=False)
         metrics |= named(self.engine.figures)  # for the loggers alone: hundreds, of which the terminal shows none

@@ -41,10 +41,6 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
         apply(data, override)
     run = load_run(data)
     run.profile.check(check_steps_left(folder, run.trainer.max_steps))
-    if run.drawn_task is None and not (folder / run_folder.DATA).exists():
-        raise CheckpointError(
-            f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}"
-        )
     check_machine(run)
     if run.drawn_task is None:
         restore_data(folder, run)
@@ -78,6 +74,8 @@ def check_steps_left(folder: Path, max_steps: int) -> int:
     if not steps:
         raise CheckpointError(f"{folder} has no complete checkpoint to go on from; start the run again with eyas train")
     done = max(steps)
+    if done == 0:
+        raise CheckpointError(f"{folder} holds weights alone, not a run to go on with; eyas train start_from={folder}")
     if done > max_steps or (done == max_steps and read_run(folder).state == "finished"):
         raise ConfigError(
             f"{folder} has {counted(done, 'step')} behind it and trainer.max_steps={max_steps} leaves none to do; "

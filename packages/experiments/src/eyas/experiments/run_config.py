@@ -17,6 +17,7 @@ from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
 from eyas.experiments.trackers import TENSORBOARD, asked_for
+from eyas.experiments.upcycle import UpcycleConfig
 from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -39,6 +40,8 @@ class TrainerConfig:
     """Precision, at least, in which gradients are added up over microbatches and replicas."""
     batch_ramp: BatchRamp | None = None
     """Start with a smaller global batch: {start: sequences, increment: sequences, steps: until it is full}."""
+    activation_rms: bool = False
+    """Whether to log at every step the root mean square of each block's output, outputs.<block>/rms."""
     validation_interval: int | None = None
     """Steps between validations; null for one at the end."""
     checkpoint_interval: int | None = None
@@ -110,6 +113,7 @@ class RunConfig:
     """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
     logger: str | tuple[str, ...] = TENSORBOARD
     """Where metrics go beside metrics.csv: tensorboard, wandb, mlflow, a list of them, or csv for nowhere else."""
+    upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)
@@ -182,6 +186,14 @@ def check(run: RunConfig) -> None:
             f"optimizer.cpu_offload={run.optimizer.cpu_offload} needs layout.distributed_optimizer=true; set it, or "
             "optimizer.cpu_offload=0"
         )
+    if run.upcycle.copies is not None and run.start_from is None:
+        raise ConfigError(
+            f"upcycle.copies={run.upcycle.copies} makes a mixture of a dense run's layers; say which: start_from=RUN"
+        )
+    if run.optimizer.frozen or run.optimizer.groups:
+        from eyas.layers.rank_model import check_optimizer
+
+        check_optimizer(spec, run.optimizer)
     run.schedule.check(trainer.max_steps)
 
 

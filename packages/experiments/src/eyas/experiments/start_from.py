@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eyas.core.errors import ConfigError
+from eyas.core.schema import load
 from eyas.experiments import run_folder
 from eyas.experiments.compose import Job
+from eyas.experiments.upcycle import UpcycleConfig, upcycled
 
 DECIDED = re.compile(r"[+~]*(model\b|layer@|data\.(tokenizer|vocab_size|end_of_document)\b)")
 """Overrides of what the other run decides."""
@@ -17,8 +19,8 @@ DECIDED = re.compile(r"[+~]*(model\b|layer@|data\.(tokenizer|vocab_size|end_of_d
 
 def with_start(job: Job) -> dict[str, Any]:
     """The job's configuration; with `start_from`, a run or a folder of runs, that run's model and, for text, its
-    tokenizer stand in it. Raises ConfigError where the command line asks for others, DataError where there is no run,
-    CheckpointError where it has no weights."""
+    tokenizer stand in it; the model with mixtures of experts where it is to be upcycled. Raises ConfigError where the
+    command line asks for others, DataError where there is no run, CheckpointError where it has no weights."""
     start = job.config.get("start_from")
     if start is None:
         return job.config
@@ -28,8 +30,10 @@ def with_start(job: Job) -> dict[str, Any]:
     folder = run_folder.find(Path(start).resolve())
     run_folder.check_checkpoint(folder, "start from; train it")
     begun = run_folder.open_run(folder)
+    upcycle = load(UpcycleConfig, job.config.get("upcycle") or {}, "upcycle")
+    model = begun.model if upcycle.copies is None else upcycled(begun.model, upcycle)
     if job.config["data"]["source"] == "task":
-        return {**job.config, "start_from": str(folder), "model": begun.model}
+        return {**job.config, "start_from": str(folder), "model": model}
     run_folder.check_text(folder, "tokenizer to start from")
     tokenizer = {
         "tokenizer": str(folder / run_folder.TOKENIZER),
@@ -37,7 +41,7 @@ def with_start(job: Job) -> dict[str, Any]:
         "end_of_document": begun.data.end_of_document,
     }
     data = {**(job.config.get("data") or {}), **tokenizer}
-    return {**job.config, "start_from": str(folder), "model": begun.model, "data": data}
+    return {**job.config, "start_from": str(folder), "model": model, "data": data}
 
 
 def keep_imported_files(start: str | None, folder: Path) -> None:

@@ -24,6 +24,8 @@ from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
 from eyas.experiments.trackers import asked_for, loggers
+from eyas.experiments.upcycle import experts_of
+from eyas.layers.upcycle import Grown
 from eyas.parallel import checkpoint, groups, quiet
 from eyas.parallel.launch import report_errors
 from eyas.parallel.strategy import MegatronStrategy
@@ -68,7 +70,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     weights = (
         None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
     )
-    module = TrainingModule(run, weights, feed.begin_validation)
+    module = TrainingModule(run, weights, feed.begin_validation, None if weights is None else experts_from_dense(run))
     feed.training.before_each = module.begin_step
     log = RunLogger(folder)
     others = loggers(
@@ -114,6 +116,13 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         run_folder.write_metrics(folder, feed.baselines | outcome(run, module, trainer, seconds))
         draw_routers(folder, log.path)
         run_folder.write_status(folder, "finished")
+
+
+def experts_from_dense(run: RunConfig) -> dict[str, Grown]:
+    """How the layers that are upcycled get their weights; empty where none is."""
+    if run.upcycle.copies is None:
+        return {}
+    return experts_of(run_folder.open_run(Path(str(run.start_from))).spec, run.upcycle)
 
 
 def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: float) -> dict[str, Any]:

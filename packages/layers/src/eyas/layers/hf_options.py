@@ -23,7 +23,7 @@ EVERYWHERE = frozenset({
 """Their options that change nothing in what a model computes, whatever the family."""
 WITHOUT_EFFECT = frozenset({
     "kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor", "mtp_loss_weight", "mtp_repeated",
-    "balance_loss", "sequence_balance_loss", "z_loss", "weigh_inside", "drop_policy",
+    "balance_loss", "sequence_balance_loss", "z_loss", "weigh_inside", "drop_policy", "hidden_std", "hidden_rate",
 })  # fmt: skip
 """Our options that decide how, or from where, a model is trained, and not what a trained one computes."""
 NO_OPTIONS = frozenset({"name", "layers", "pattern", "blocks", "depths"})

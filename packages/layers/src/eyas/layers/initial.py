@@ -8,18 +8,28 @@ from torch import Generator, Tensor, nn
 
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import held
-from eyas.core.weights import Initializer
+from eyas.core.weights import Initializer, Weight
 
 
-def initialise(model: nn.Module, seed: int, init_std: float) -> None:
+def initialise(model: nn.Module, seed: int, init_std: float, hidden_std: float | None = None) -> None:
     """Fills every declared tensor of `model` with this rank's part of the whole, which is drawn in float32 from a
-    generator seeded by `seed` and the tensor's name."""
+    generator seeded by `seed` and the tensor's name; `hidden_std` is the spread of the matrices inside blocks,
+    where it is another."""
     with torch.no_grad():
         for name, part, weight, place in held(model):
             whole = torch.zeros(weight.shape, dtype=torch.float32)
-            fill = weight.init or normal(init_std)
+            fill = weight.init or normal(init_std if hidden_std is None or not is_hidden(name, weight) else hidden_std)
             fill(whole[: weight.shape[0] - weight.padding], Generator().manual_seed(seed_of(seed, name)))
             part.copy_(whole[weight.local_slices(place)])
+
+
+OUTSIDE = ("embedding.", "head.", "meta_tokens")
+"""Where the names of weights begin that are in no block."""
+
+
+def is_hidden(name: str, weight: Weight) -> bool:
+    """Whether it is a matrix inside a block: one that reads as many entries as the model is wide, or about."""
+    return weight.init is None and len(weight.shape) > 1 and not name.startswith(OUTSIDE)
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from eyas.core.arrangement import pairs_before
 from eyas.core.errors import ConfigError
-from eyas.core.mixer import empty_parameter
+from eyas.core.mixer import empty_parameter, held
 from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block, Branches
 from eyas.layers.cross_entropy import IGNORED
 from eyas.layers.dropout import Dropout
 from eyas.layers.embedding import Vocabulary
-from eyas.layers.initial import initialise
+from eyas.layers.initial import initialise, is_hidden
 from eyas.layers.mtp import Tail
 from eyas.layers.norm import RMSNorm
+from eyas.layers.output_scale import OutputScale
 from eyas.layers.shared import SharedUse
 from eyas.layers.streams import Streams
 from eyas.parallel.context import Context
@@ -70,6 +71,7 @@ class HybridLM(nn.Module):
                 for index, block in blocks.items()
             }
         )
+        self.outputs = nn.ModuleDict()
         if self.stage.last:
             self.final_norm = RMSNorm(spec.hidden_size, spec.norm_epsilon, place)
             if not spec.tie_embeddings:
@@ -79,8 +81,12 @@ class HybridLM(nn.Module):
 
     def initialise(self, seed: int) -> HybridLM:
         """Draws the weights; a layout never changes them."""
-        initialise(self, seed, self.spec.init_std)
+        initialise(self, seed, self.spec.init_std, self.spec.hidden_std)
         return self
+
+    def watch_outputs(self) -> None:
+        """Has every training step tell the root mean square of each block's output."""
+        self.outputs.update({str(index): OutputScale(self.context.place.device) for index in self.stage.blocks})
 
     def forward(
         self,
@@ -109,8 +115,10 @@ class HybridLM(nn.Module):
         dropout = Dropout.here(self.spec.dropout, seeds_BS, self.spec.meta_tokens, context)
         for index, block in zip(self.stage.blocks, self.placed_blocks(), strict=True):
             with region(f"block {index}"):
-                output_sBD = dropout(index, block.output(streams.read(block.options), context))
-                streams = streams.write(block.options, output_sBD)
+                output_sBD = block.output(streams.read(block.options), context)
+                if self.outputs:
+                    self.outputs[str(index)].observe(output_sBD)  # type: ignore[operator]
+                streams = streams.write(block.options, dropout(index, output_sBD))
         if not self.stage.last:
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)
@@ -129,6 +137,11 @@ class HybridLM(nn.Module):
     def losses(self) -> tuple[str, ...]:
         """Names of the losses that the last stage reports."""
         return (LOSS, MTP_LOSS) if self.spec.depths else (LOSS,)
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Factors by which weights learn faster or slower than the others, by name."""
+        return {name: self.spec.hidden_rate for name, _, weight, _ in held(self) if is_hidden(name, weight)}
 
     def initial_state(self, batch: int) -> list[list[object]]:
         """Decoding state of every block before the first token, for `batch` sequences."""

@@ -241,7 +241,7 @@ class MoE(Mixer):
         load_E, (kept, entropy, tokens) = total(self.seen).split([self.config.num_experts, 3])
         self.seen = torch.zeros_like(self.seen)
         mean = load_E.mean()
-        if self.config.selection_bias_rate is not None:
+        if self.config.selection_bias_rate is not None and self.router.requires_grad:
             self.selection_bias += self.config.selection_bias_rate * (mean - load_E).sign()
         relative_E = load_E / mean
         return {

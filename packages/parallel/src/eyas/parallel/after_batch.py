@@ -1,4 +1,5 @@
-"""What mixers do once per global batch: rules that change weights without gradients, and figures for the log."""
+"""What mixers do once per global batch: rules that change weights without gradients, and figures for the log. Other
+modules may do so too."""
 
 from __future__ import annotations
 
@@ -12,27 +13,27 @@ from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import parallel_state
 
 Figures = dict[str, dict[str, Tensor]]
-"""By module name of the mixer, then by name."""
+"""By the module's name, then by their own."""
 
 
 class AfterBatch:
-    """Calls `after_batch` of every mixer of this stage that has one. Every rank of the layout makes one and calls it
-    alike; nothing is communicated where no stage has such a mixer."""
+    """Calls `after_batch` of every module of this stage that has one. Every rank of the layout makes one and calls it
+    alike; nothing is communicated where no stage has such a module."""
 
     def __init__(self, model: nn.Module, layout: Layout) -> None:
-        self.mixers = {
+        self.asked: dict[str, Any] = {
             name: module
             for name, module in model.named_modules()
-            if isinstance(module, Mixer) and type(module).after_batch is not Mixer.after_batch
+            if getattr(type(module), "after_batch", Mixer.after_batch) is not Mixer.after_batch
         }
         state = parallel_state
         differ = state.get_tensor_and_data_parallel_group if layout.sequence else state.get_data_parallel_group
         self.group = differ(with_context_parallel=True)
-        self.stages = layout.pipeline if any(_of_all_stages(bool(self.mixers), layout.pipeline)) else 1
+        self.stages = layout.pipeline if any(_of_all_stages(bool(self.asked), layout.pipeline)) else 1
 
     def __call__(self) -> Figures:
-        """The figures of all stages' mixers, on every rank."""
-        found = {name: mixer.after_batch(self._total) for name, mixer in self.mixers.items()}
+        """The figures of all stages, on every rank."""
+        found = {name: module.after_batch(self._total) for name, module in self.asked.items()}
         return {name: figures for stage in _of_all_stages(found, self.stages) for name, figures in stage.items()}
 
     def _total(self, value: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from eyas.core.errors import CheckpointError
@@ -15,7 +15,7 @@ from eyas.core.mixer import held
 from eyas.parallel.checkpoint_folder import UNFINISHED, latest
 from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_checkpointing, parallel_state
 
-__all__ = ["latest", "load", "save", "sharded_weights"]
+__all__ = ["expert_of_dense", "latest", "load", "save", "sharded_weights"]
 
 
 def sharded_weights(model: nn.Module, *, tied_copy: bool = False) -> dict[str, ShardedTensor]:
@@ -40,6 +40,13 @@ def sharded_weights(model: nn.Module, *, tied_copy: bool = False) -> dict[str, S
             allow_shape_mismatch=name.endswith(VOCABULARY),
         )
     return shards
+
+
+def expert_of_dense(name: str, expert: Tensor, *, dim: int, part: int, of: int, copy: int) -> ShardedTensor:
+    """An expert's tensor as one of so many parts, along a dimension, of the dense tensor called `name`; `copy` counts
+    the experts that are the same part."""
+    replica = parallel_state.get_expert_data_parallel_rank()
+    return ShardedTensor.from_rank_offsets(name, expert, (dim, part, of), replica_id=(0, copy, replica))
 
 
 VOCABULARY = ("embedding.weight", "head.weight")

@@ -21,6 +21,7 @@ from eyas.parallel.megatron import DistributedDataParallel, get_forward_backward
 from eyas.parallel.megatron_options import buffers, megatron_config, megatron_optimizer
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.own_pieces import OwnPieces
+from eyas.parallel.parts import factors, freeze
 from eyas.parallel.regions import region
 from eyas.parallel.stage import StageModule, joined
 from eyas.parallel.step_clock import FORWARD, OPTIMIZER, REDUCTION, WAITING, StepClock
@@ -44,12 +45,14 @@ class Engine:
         meta_tokens: int = 0,
         losses: Sequence[str] = (LOSS,),
         optimizer: OptimizerOptions | None = None,
+        learning_rates: Mapping[str, float] | None = None,
         wide_gradients: bool = True,
     ) -> None:
         """`stages` are those of `stages_here`, in order. `tied` says that the last stage has the first one's embedding
         too, `meta_tokens` how much longer the model makes the sequences that its stages send each other, and `losses`
-        what the model reports. `optimizer` None makes an engine that only evaluates. `wide_gradients` adds
-        up the gradients of bfloat16 weights in float32, over microbatches and over replicas."""
+        what the model reports. `optimizer` None makes an engine that only evaluates. `learning_rates` are the factors
+        that the model asks for, by weight, where they are not 1. `wide_gradients` adds up the gradients of bfloat16
+        weights in float32, over microbatches and over replicas."""
         self.figures: Figures = {}
         self.gradient_norms: dict[str, float] = {}
         """Of the last update's gradient, before clipping, by kind of mixer."""
@@ -63,6 +66,10 @@ class Engine:
         self.config = megatron_config(layout, hidden_size, dtype)
         self.config.finalize_model_grads_func = self._finalize
         self.config.timers = self.clock
+        if optimizer is not None:
+            freeze(self.model, optimizer)
+        trains = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        tied = tied and "embedding.weight" in trains
         gradients.mark(self.model, layout, tied=tied and end > 0, tied_copy=self.tied_copy)
         self.chunks: list[nn.Module] = [
             StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
@@ -75,7 +82,9 @@ class Engine:
             if layout.overlap:
                 within = [chunk.no_sync for chunk in self.chunks]
                 self.config.no_sync_func = within if len(within) > 1 else within[0]
-            self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
+            rates = factors(self.model, optimizer, learning_rates or {})
+            of_weights = {self.model.get_parameter(name): pair for name, pair in rates.items()}
+            self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks, of_weights)
             self.norms_of_gradients = GradientNorms(self.model, self.optimizer, layout)
 
     def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def sum_over_copies(model: nn.Module, layout: Layout) -> None:
     waiting: dict[tuple[int, torch.dtype], list[Tensor]] = {}
     for _, parameter, weight, place in held(model):
         copies = weight.copies(place)
-        if weight.trained and copies > 1 and (weight.partial_gradient or layout.sequence):
+        if weight.trained and parameter.requires_grad and copies > 1 and (weight.partial_gradient or layout.sequence):
             gradient: Tensor = parameter.main_grad  # type: ignore[attr-defined]
             waiting.setdefault((copies, gradient.dtype), []).append(gradient)
     for (copies, _), gradients in waiting.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from eyas.parallel.megatron import (
     get_megatron_optimizer,
 )
 from eyas.parallel.options import OptimizerOptions
+from eyas.parallel.parts import Factors
 
 
 def megatron_config(layout: Layout, hidden_size: int, dtype: torch.dtype) -> TransformerConfig:
@@ -51,11 +53,12 @@ def buffers(
 ) -> DistributedDataParallelConfig:
     """How gradients are kept and reduced over the replicas. Overlapped, they go in parts as the backward pass finishes
     them: Megatron-Core's own parts of 40 million weights would leave a small model whole."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=wide_gradients and dtype.itemsize < torch.float32.itemsize,
         overlap_grad_reduce=layout.overlap,
         use_distributed_optimizer=layout.distributed_optimizer,
-        bucket_size=min(sum(p.numel() for p in model.parameters()) // PARTS + 1, MOST_AT_ONCE),
+        bucket_size=min(trained // PARTS + 1, MOST_AT_ONCE),
     )
 
 
@@ -64,8 +67,14 @@ MOST_AT_ONCE = 40_000_000
 """Weights; Megatron-Core's `bucket_size` for up to 40 replicas."""
 
 
-def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.dtype, chunks: list[nn.Module]) -> Any:
-    """Megatron-Core's optimizer; weights that opt out of decay are known by their declaration.
+def megatron_optimizer(
+    options: OptimizerOptions,
+    layout: Layout,
+    dtype: torch.dtype,
+    chunks: list[nn.Module],
+    factors: Mapping[nn.Parameter, Factors],
+) -> Any:
+    """Megatron-Core's optimizer, with a group of weights for each pair of factors.
 
     torch's AdamW makes its step in one pass over memory where its groups ask for it; Megatron-Core does not ask.
     """
@@ -85,8 +94,15 @@ def megatron_optimizer(options: OptimizerOptions, layout: Layout, dtype: torch.d
         optimizer_offload_fraction=options.cpu_offload,
         use_precision_aware_optimizer=options.cpu_offload > 0,  # whose code path the offloading optimizer takes
     )
-    opts_out = ParamPredicate(name="opts out of decay", fn=lambda parameter: not parameter.declared.weight.decay)
-    overrides = {ParamKey(predicate=opts_out): {"wd_mult": 0.0}}
+    overrides = {
+        ParamKey(
+            predicate=ParamPredicate(name=str(pair), fn=lambda parameter, pair=pair: factors[parameter] == pair)
+        ): {
+            "lr_mult": pair.learning_rate,
+            "wd_mult": pair.weight_decay,
+        }
+        for pair in sorted(set(factors.values()))
+    }
     made = get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
     for group in made.param_groups:
         group["fused"] = True

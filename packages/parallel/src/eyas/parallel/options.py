@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from eyas.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """Weights that learn at a rate of their own."""
+
+    parts: tuple[str, ...]
+    """Which ones, as in `frozen`."""
+    learning_rate_factor: float = 1.0
+    """Times the learning rate of the others."""
+    weight_decay_factor: float = 1.0
+    """Times their weight decay."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate_factor <= 0:
+            raise ConfigError(
+                f"learning_rate_factor={self.learning_rate_factor} must be above 0; list what is not to learn in "
+                "optimizer.frozen"
+            )
+        if self.weight_decay_factor < 0:
+            raise ConfigError(f"weight_decay_factor={self.weight_decay_factor} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +42,11 @@ class OptimizerOptions:
     epsilon: float = 1e-8
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 for no clipping."""
+    frozen: tuple[str, ...] = ()
+    """Weights that stay as they are: layers (`layers.attn`), roles (`ssm`), or parts of names (`embedding`, `blocks.0`,
+    `blocks.[0-3].norm`)."""
+    groups: dict[str, GroupOptions] = field(default_factory=dict)
+    """Name to weights that learn faster or slower: {head: {parts: [head], learning_rate_factor: 0.1}}."""
     cpu_offload: float = 0.0
     """Share of the weights whose optimizer state lies in the host's memory and is updated there; for GPUs, with
     layout.distributed_optimizer and transformer-engine. Megatron-Core's; it has not been run on a GPU yet."""

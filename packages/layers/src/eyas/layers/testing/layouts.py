@@ -132,7 +132,8 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     for step in range(trial.steps):
         losses.append(engine.train_step(microbatches_here(trial, layout, step)))
         if step == 0 and not layout.distributed_optimizer:
-            reduced = {name: p.main_grad for name, p in engine.model.named_parameters()}  # type: ignore[attr-defined]
+            trained = {name: p for name, p in engine.model.named_parameters() if p.requires_grad}
+            reduced = {name: parameter.main_grad for name, parameter in trained.items()}  # type: ignore[attr-defined]
             gradients = whole(reduced, engine.model)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
         kind_norms.append(engine.gradient_norms)
@@ -140,15 +141,18 @@ def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     return Outcome(losses, grad_norms, kind_norms, gradients, weights) if dist.get_rank() == 0 else None
 
 
-def engine_here(trial: Trial, layout: Layout) -> Engine:
-    """This rank's engine, around its stages of the trial's model with the weights of the start."""
-    from eyas.layers.rank_model import stages_here
+def engine_here(trial: Trial, layout: Layout, *, watch: bool = False) -> Engine:
+    """This rank's engine, around its stages of the trial's model with the weights of the start. `watch` has them tell
+    the size of their blocks' outputs."""
+    from eyas.layers.rank_model import learning_rates, stages_here
     from eyas.parallel import groups
     from eyas.parallel.engine import Engine
 
     groups.initialise(layout)
     spec = load_model(trial.model)
     stages = stages_here(spec, layout, trial.dtype, trial.seed, trial.sequence_length)
+    for stage in stages if watch else ():
+        stage.watch_outputs()
     return Engine(
         stages,
         layout,
@@ -158,6 +162,7 @@ def engine_here(trial: Trial, layout: Layout) -> Engine:
         meta_tokens=spec.meta_tokens,
         losses=stages[0].losses,
         optimizer=trial.optimizer,
+        learning_rates=learning_rates(stages),
     )
 
 
