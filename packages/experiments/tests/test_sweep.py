@@ -4,18 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn
 
 from eyas.core.errors import WorkerError
 from eyas.experiments import resume, run_folder, sweep_job
 from eyas.experiments.cli import main
+from eyas.experiments.compose import Job
 from eyas.experiments.run_records import find_runs
+from eyas.experiments.sweep import Returned
+from eyas.experiments.sweep_launch import launch
+from eyas.experiments.sweep_plan import Planned
 
 SMALL = (
     "task=mqar", "task.vocab_size=32", "task.sequence_length=16", "task.pairs=2", "task.eval_lengths=[]",
@@ -127,7 +132,7 @@ def test_another_configuration_has_another_folder(runs: Runs) -> None:
 
 
 def test_what_cannot_be_composed_refuses_all_and_names_the_job(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep("task@task=mqar", "layer@model.layers.ssm=mamba2,mamba7", "seed=1") == 2
+    assert sweep("layer@model.layers.ssm=mamba2,mamba7", "seed=1") == 2
     said = capsys.readouterr().err
     assert said.startswith("eyas: job 1 (layer@model.layers.ssm=mamba7): ")
     assert said.rstrip().endswith("no job was started")
@@ -173,23 +178,29 @@ def test_a_dry_run_starts_nothing_and_tells_what_would_fail(runs: Runs, capsys: 
     assert said.err.endswith("eyas: 1 of 2 jobs failed (1)\n")
 
 
-def test_a_job_whose_process_is_lost_has_failed_and_the_rest_is_launched_again(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launch = BasicLauncher.launch
+class Lossy:
+    """A launcher that loses the process of its first job, once."""
 
-    def lossy(launcher: BasicLauncher, job_overrides: Any, initial_job_idx: int) -> Any:
-        if "0" in runs.started:
-            return launch(launcher, job_overrides, initial_job_idx)
-        launch(launcher, job_overrides[:1], initial_job_idx)
-        run_folder.write_status(folder_of(0), "running")
-        raise BrokenProcessPool("a worker died")
+    def __init__(self) -> None:
+        self.batches: list[int] = []
 
-    monkeypatch.setattr(BasicLauncher, "launch", lossy)
-    assert sweep("seed=1,2,3") == 1
-    assert runs.take() == ["0", "1", "2"]
-    remarks = [run.remark for run in find_runs(Path("runs"))]
-    assert remarks == ["FAILED: the process of the job was lost (out of memory?)", "", ""]
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.batches.append(len(job_overrides))
+        jobs = vars(self)["task_function"].jobs
+        if len(self.batches) == 1:
+            run_folder.claim(jobs[0].folder, jobs[0].config, [])
+            raise BrokenProcessPool("a worker died")
+        return [Returned(None) for _ in jobs]
+
+
+def test_a_job_whose_process_is_lost_has_failed_and_the_rest_is_launched_again(tmp_path: Path) -> None:
+    job = Job({"seed": 1}, [], tmp_path, 0, [])
+    planned = [Planned(job, number, "", job.config, folder=tmp_path / str(number)) for number in (0, 1, 2)]
+    launcher = Lossy()
+    launch(planned, launcher, None)  # type: ignore[arg-type]
+    assert launcher.batches == [3, 2]
+    assert [str(each.error or "") for each in planned] == ["the process of the job was lost (out of memory?)", "", ""]
+    assert find_runs(tmp_path)[0].remark == "FAILED: the process of the job was lost (out of memory?)"
 
 
 OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1")
