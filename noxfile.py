@@ -14,7 +14,9 @@ HERE = Path(__file__).parent
 PACKAGES = [f"packages/{name}" for name in ("core", "parallel", "layers", "experiments")]
 NAMESPACES = [f"eyas.{Path(package).name}" for package in PACKAGES]
 PINNED = ("-c", "constraints.txt")
-TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling")
+SWEEP_TOOLS = ("hydra-joblib-launcher", "hydra-submitit-launcher", "hydra-optuna-sweeper")
+"""The extra `sweeps` of eyas-experiments."""
+TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling", *SWEEP_TOOLS)
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"

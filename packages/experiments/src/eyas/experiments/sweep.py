@@ -32,6 +32,8 @@ from eyas.parallel.shares import Shares, shares_here
 
 BEST = "optimization_results.yaml"
 """What Optuna's sweeper leaves."""
+NO_BEST = "No trials are completed yet."
+"""What Optuna raises at the end of a search whose every trial failed; the failures say more."""
 GRID = "BasicSweeper"
 """Hydra's own sweeper, which asks for every combination and for no objective."""
 
@@ -53,8 +55,9 @@ class Sweep:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool:
         self.stack.close()
+        return isinstance(error, ValueError) and str(error) == NO_BEST and any(self.jobs.values())
 
     def launch(self, jobs: list[Job], launcher: Launcher, config: DictConfig) -> Sequence[JobReturn]:
         """Runs what is missing of the jobs; gives each one's objective back to the sweeper."""
@@ -141,7 +144,7 @@ class Sweep:
             except EyasError as error:
                 self.jobs[job.number or 0] = error
                 print(f"eyas: job {job.number} ({varies}): {error}", file=sys.stderr)
-        return [Returned(None) for _ in jobs]
+        return [Returned(0.0) for _ in jobs]  # a search must be told something
 
 
 class Returned(JobReturn):
