@@ -48,6 +48,7 @@ class Sweep:
         self.folders: dict[Path, SweepFolder] = {}
         """By the folder that a new sweep would get."""
         self.path: Path | None = None
+        self.held: set[Path] = set()
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,8 +113,9 @@ class Sweep:
         return shares_here(Path(aside), count, torch.cuda.device_count())
 
     def _run(self, planned: Sequence[Planned], launcher: Launcher, shares: Shares | None) -> None:
-        for path in {each.folder.parent for each in planned}:
+        for path in {each.folder.parent for each in planned} - self.held:
             self.stack.enter_context(hold(path, "worked on"))
+            self.held.add(path)
         shown = []
         for each in planned:
             state = "waiting" if each.runs else "failed" if each.error else BEFORE
