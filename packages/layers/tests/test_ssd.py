@@ -33,7 +33,7 @@ class Case:
         inputs = [t.detach().clone().requires_grad_() for t in (*self.operands, self.initial) if t is not None]
         cast = [t if t.dim() == 1 else t.to(dtype) for t in inputs]
         initial = cast[6] if self.initial is not None else None
-        y, state = ssd(*cast[:6], initial_state_BHPN=initial, documents_SB=self.documents, **options)  # type: ignore[arg-type]
+        y, state = ssd(*cast[:6], initial_state_BHPN=initial, documents_SB=self.documents, **options)
         loss = (y * self.loss_weights[0]).sum() + (state * self.loss_weights[1]).sum()
         return [y.detach(), state.detach(), *torch.autograd.grad(loss, inputs)]
 

@@ -74,7 +74,7 @@ class MixerConfig:
 
     def weights(self, hidden_size: int) -> dict[str, Weight]:
         """The mixer's weights by attribute name."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{self.kind} does not declare its weights; define them in the mixer's Config")
 
     def parameters(self, hidden_size: int, at: Coordinates = WHOLE) -> int:
         """Number of trained weights that the rank holds."""

@@ -153,8 +153,8 @@ def check(run: RunConfig) -> None:
         )
     if trainer.precision == "float64" and layout.distributed_optimizer:
         raise ConfigError(
-            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose checkpoints "
-            "hold the optimizer's state in float32; set one of them to its default"
+            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose state "
+            "Megatron-Core saves in float32: a resumed run would be another one; set one of them to its default"
         )
     if layout.distributed_optimizer and layout.data * layout.context == 1 and not run.optimizer.cpu_offload:
         raise LayoutError(

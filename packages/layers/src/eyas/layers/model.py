@@ -119,7 +119,7 @@ class HybridLM(nn.Module):
             return Losses(loss_SB, {LOSS: loss_SB, HIT: self.hits(normed_sBD, labels_BS, context)})
         if not self.spec.depths:
             return loss_SB
-        further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context)
+        further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context, dropout)
         total_SB = loss_SB + self.spec.mtp_loss_weight * further_SB
         return Losses(total_SB, {LOSS: loss_SB, MTP_LOSS: further_SB})
 
