@@ -163,6 +163,10 @@ class Returned(JobReturn):
             raise self._return_value
         return self._return_value
 
+    @return_value.setter
+    def return_value(self, value: float | EyasError | None) -> None:
+        self._return_value = value
+
 
 def result(planned: Planned) -> Returned:
     """A job's objective, for a sweeper that searches."""

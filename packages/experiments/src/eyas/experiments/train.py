@@ -42,8 +42,8 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
             raise explain(error, arguments) from error
         except Uncomposed as job:
             raise ConfigError(f"{job}: {explain(job.why, job.overrides)}; no job was started") from job
-    for error in errors:
-        raise error
+    if errors:
+        raise errors[0]
     sweep.conclude()
     return 0
 
