@@ -14,16 +14,10 @@ HERE = Path(__file__).parent
 PACKAGES = [f"packages/{name}" for name in ("core", "parallel", "layers", "experiments")]
 NAMESPACES = [f"eyas.{Path(package).name}" for package in PACKAGES]
 PINNED = ("-c", "constraints.txt")
-TEST_TOOLS = (
-    "pytest",
-    "hypothesis",
-    "transformers",
-    "hatchling",
-    "wandb",
-    "mlflow-skinny",
-    "mkdocs-material",
-    "lm_eval",
-)
+SWEEP_TOOLS = ("hydra-joblib-launcher", "hydra-submitit-launcher", "hydra-optuna-sweeper")
+"""The extra `sweeps` of eyas-experiments."""
+OTHER_EXTRAS = ("wandb", "mlflow-skinny", "lm_eval")
+TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling", "mkdocs-material", *SWEEP_TOOLS, *OTHER_EXTRAS)
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"

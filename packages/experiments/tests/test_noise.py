@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.experiments.noise import best_row, differ, incomplete_beta, two_sided, welch
+from eyas.experiments.noise import best_row, best_rows, differ, incomplete_beta, two_sided, welch
 from eyas.experiments.results import Results, Row, deviation
 from eyas.experiments.run_records import RunRecord
 
@@ -25,7 +25,7 @@ def results(metric, *rows):
 
 def marked(metric, *rows):
     found = results(metric, *rows)
-    best = best_row(found, metric)
+    best = best_row(found.rows, metric)
     return None if best is None else found.rows.index(best)
 
 
@@ -103,3 +103,17 @@ def test_a_loss_that_is_no_number_hinders_marks():
 def test_without_any_deviation_every_difference_counts():
     assert marked("accuracy", [1.0, 1.0], [0.5, 0.5]) == 0
     assert not differ([1.0, 1.0], [1.0, 1.0])
+
+
+def test_the_best_is_the_best_of_its_task():
+    accuracies = {"mqar": (0.9, 0.5), "copying": (0.7, 0.2)}
+    rows = [
+        Row(
+            (kind,),
+            tuple(RunRecord(Path("run"), {"task.kind": kind}, metrics={"accuracy": a + n / 100}) for n in (0, 1)),
+        )
+        for kind, pair in accuracies.items()
+        for a in pair
+    ]
+    best = best_rows(Results(Path(), False, ("task",), ("accuracy",), tuple(rows)), "accuracy")
+    assert best == [rows[0], rows[2]]

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -193,3 +194,29 @@ def test_torch_gives_no_setting_for_its_patience() -> None:
 
     assert PContext.close.__defaults__ == (None, 30)
     assert sys.modules["torch.distributed.launcher.api"].LaunchConfig(1, 1, 1).shutdown_timeout in (None, 30)
+
+
+def test_workers_do_not_outlive_a_launcher_that_is_killed(start: Launch, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from eyas.parallel.launch import launch; "
+        "launch(Path(sys.argv[1]), 'toy_worker', [sys.argv[1], 'wait'], 2)"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(alive(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(alive(tmp_path)) == 2
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 10
+    while alive(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive(tmp_path) == []
+
+
+def test_off_the_terminal_every_rank_has_files(
+    start: Launch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launch(tmp_path, "toy_worker", [str(tmp_path), "environment"], 2, on_terminal=False)
+    assert capfd.readouterr().out == ""
+    assert [(tmp_path / "ranks" / f"rank-{rank}.out").read_text() for rank in (0, 1)] == ["out of 0\n", "out of 1\n"]

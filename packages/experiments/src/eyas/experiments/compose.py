@@ -16,7 +16,6 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,6 +26,7 @@ from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.multirun import Launch, batches, sweeper_defaults
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
@@ -61,40 +61,46 @@ class Job:
     """Where its run folder goes."""
     number: int | None
     """Place in the multirun; None outside one."""
+    command: list[str]
+    """What was typed to get it."""
 
 
-def compose(arguments: Sequence[str], run: Callable[[Job], None]) -> None:
-    """Composes the configurations that Hydra's command line `arguments` ask for and calls `run` with each.
+def compose(arguments: Sequence[str], run: Callable[[Job], None], launch: Launch | None = None) -> None:
+    """Composes the configurations that Hydra's command line `arguments` ask for, and calls `run` with the only one, or
+    `launch` with those of a multirun and the launcher that is chosen for them.
 
     Hydra's and OmegaConf's own errors come through; see `compose_errors`.
     """
     register_schemas()
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    command = ["eyas", "train", *arguments]
     unresolved: list[Exception] = []
 
-    def job(composed: DictConfig) -> None:
-        settings = HydraConfig.get()
-        number = settings.job.num if settings.mode is RunMode.MULTIRUN else None
+    def job_of(composed: DictConfig, overrides: Sequence[str], number: int | None) -> Job:
+        fill_sizes(composed)
+        plain = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(plain, dict)
+        config = {str(key): value for key, value in plain.items()}
+        parts = config.get("runs", RunConfig.runs), config.get("name", RunConfig.name), now, number
+        folder = Path(*(str(part) for part in parts if part is not None))
+        return Job(config, list(overrides), folder, number, command)
+
+    def only(composed: DictConfig) -> None:
         try:
-            fill_sizes(composed)
-            plain = OmegaConf.to_container(composed, resolve=True)
-            assert isinstance(plain, dict)
-            config = {str(key): value for key, value in plain.items()}
-            parts = config.get("runs", RunConfig.runs), config.get("name", RunConfig.name), now, number
-            folder = Path(*(str(part) for part in parts if part is not None))
-            run(Job(config, list(settings.overrides.task), folder, number))
+            run(job_of(composed, HydraConfig.get().overrides.task, None))
         except OmegaConfBaseException as error:  # not raised here: Hydra would say a line of its own
             unresolved.append(error)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    command = sys.argv
-    with TemporaryDirectory(prefix="eyas-") as aside:  # Hydra makes folders before a configuration is checked
+    typed = sys.argv
+    # Hydra makes folders before a configuration is checked.
+    with TemporaryDirectory(prefix="eyas-") as aside, batches(job_of, launch):
         folders = [f"hydra.run.dir='{aside}'", f"hydra.sweep.dir='{aside}'"]
-        sys.argv = ["eyas train", *arguments, *search_path(arguments), *folders]
+        sys.argv = ["eyas train", *arguments, *search_path(arguments), *sweeper_defaults(arguments), *folders]
         try:
-            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(job)()
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="train")(only)()
         finally:
-            sys.argv = command
+            sys.argv = typed
     if unresolved:
         raise unresolved[0]
 

@@ -19,6 +19,9 @@ UPSTREAM = (HydraException, OmegaConfBaseException)
 GROUPS = ("model", "layer", "experiment", "task", *SCHEMAS)
 """Groups whose choice is an override such as model=falcon_h1_tiny."""
 
+PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "hydra/sweeper": ("optuna",)}
+"""What the optional extra `sweeps` brings."""
+
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raises ConfigError for what Hydra would answer with a traceback."""
@@ -39,6 +42,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
     """One line that says what was wrong, where, and what to do; `overrides` are all that the command line gave."""
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if name in PLUGINS.get(group, ()):
+            return ConfigError(f"{group}={name} needs a plugin of Hydra's; pip install 'eyas-experiments[sweeps]'")
         what = "mixer or preset" if group == "layer" else f"{group} option"
         asked = (o for o in overrides if o.lstrip("+").startswith(group) and o.endswith(f"={name}"))
         return ConfigError(f"{next(asked, f'{group}={name}')}: {unknown_name(what, name, error.options)}")

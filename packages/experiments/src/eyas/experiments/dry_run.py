@@ -24,6 +24,7 @@ from eyas.core.model import ModelSpec
 from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import FULL, recomputes
 from eyas.core.weights import Coordinates
+from eyas.experiments.data_check import check_data
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
 from eyas.parallel.layout import Layout
@@ -35,7 +36,9 @@ FOLDED = 16
 
 
 def print_dry_run(run: RunConfig) -> None:
-    """Prints a row for each block and a row for each rank."""
+    """Checks the text as far as can be known, and prints a row for each block and a row for each rank."""
+    if run.drawn_task is None:
+        check_data(run.data)
     spec, layout, length = run.spec, run.layout, run.data.sequence_length
     state = state_bytes(spec, length, ELEMENT[run.trainer.precision])
     console = Console(highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from statistics import mean, variance
 
@@ -12,15 +13,28 @@ from eyas.experiments.results import Results, Row
 LEVEL = 0.05
 """Probability at which a difference that is none is taken for one, over all the rows that the best is compared with."""
 RULE = (
-    f"Best is marked where it differs from every other row by more than the noise: two-sided Welch tests over seeds at "
-    f"{LEVEL:g}, divided by the number of other rows. Nothing is marked where a row has one seed."
+    f"Best is marked where it differs from every other row of its task by more than the noise: two-sided Welch tests "
+    f"over seeds at {LEVEL:g}, divided by the number of other rows. Nothing is marked where a row has one seed."
 )
+ASKED = re.compile(r"task\..*|data\.(source|files|vocab_size)")
+"""Options that decide what a model is asked for: values are compared where these agree."""
 
 
-def best_row(results: Results, metric: str) -> Row | None:
+def best_rows(results: Results, metric: str) -> list[Row]:
+    """The rows that are better than every other one of the same task beyond the noise."""
+    tasks: dict[str, list[Row]] = {}
+    for row in results.rows:
+        config = row.runs[0].config
+        asked = {name: str(config[name]) for name in sorted(config) if ASKED.fullmatch(name)}
+        tasks.setdefault(repr(asked), []).append(row)
+    found = (best_row(rows, metric) for rows in tasks.values())
+    return [row for row in found if row is not None]
+
+
+def best_row(rows: Sequence[Row], metric: str) -> Row | None:
     """The row that is better than every other one beyond the noise; None where there is none, or no way to tell."""
     higher = higher_is_better(metric)
-    rivals = [(row, row.values(metric)) for row in results.rows if row.values(metric)]
+    rivals = [(row, row.values(metric)) for row in rows if row.values(metric)]
     if higher is None or len(rivals) < 2 or any(not math.isfinite(sum(values)) for _, values in rivals):
         return None
     means = [mean(values) for _, values in rivals]

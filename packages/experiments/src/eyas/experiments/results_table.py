@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eyas.experiments.noise import RULE, best_row
+from eyas.experiments.noise import RULE, best_rows
 from eyas.experiments.results import Results, Row, deviation
 
 MOST_OPTIONS = 8
@@ -38,7 +38,7 @@ def show(results: Results, console: Console) -> None:
     for line in body:
         if noted and line[-1]:
             console.print(Text(f"{line[0]}: {line[-1]}", style="red"), soft_wrap=True)
-    marked = any(best_row(results, name) for name in results.metrics[:MOST_METRICS_SHOWN])
+    marked = any(best_rows(results, name) for name in results.metrics[:MOST_METRICS_SHOWN])
     for note in [f"* {RULE}"] * marked + _left_out(results, MOST_METRICS_SHOWN):
         console.print(Text(note, style="dim"), soft_wrap=True)
 
@@ -93,12 +93,12 @@ def _grid(
     `write` says how a form writes text."""
     noted = any(row.remark for row in results.rows)
     metrics = results.metrics[:most_metrics]
-    best = {name: best_row(results, name) for name in metrics}
+    best = {name: best_rows(results, name) for name in metrics}
     grid = [[write(name) for name in ("runs", *results.options[:MOST_OPTIONS], *metrics)] + ["note"] * noted]
     for row in results.rows:
         runs = _folders(results, row) if len(row.runs) == 1 else f"{len(row.runs)} runs"
         cells = [write(cell(row.values(name))) for name in metrics]
-        cells = [mark(text) if best[name] is row else text for name, text in zip(metrics, cells, strict=True)]
+        cells = [mark(text) if row in best[name] else text for name, text in zip(metrics, cells, strict=True)]
         grid.append([write(runs), *map(write, row.options[:MOST_OPTIONS]), *cells] + [write(row.remark)] * noted)
     return grid
 

@@ -11,10 +11,11 @@ import yaml
 from eyas.core.counted import counted
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments import run_folder
+from eyas.experiments.hold import hold
 from eyas.experiments.prepare import places, prepare
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import latest_config, read_run
-from eyas.experiments.train import JOINED, WORKER, check_machine, start
+from eyas.experiments.workers import JOINED, WORKER, check_machine, start
 from eyas.parallel import checkpoint_folder
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import follow
@@ -35,6 +36,14 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     if job_here is not None and job_here.rank > 0:
         follow(WORKER, [JOINED])
         return 0
+    run_folder.read_config(latest_config(folder))  # a folder of anything else is left alone
+    with hold(folder, "trained"):
+        go_on(folder, overrides)
+    return 0
+
+
+def go_on(folder: Path, overrides: Sequence[str] = (), *, on_terminal: bool = True) -> None:
+    """Goes on from a run's latest checkpoint; whoever calls holds the folder."""
     data = run_folder.read_config(latest_config(folder))
     data.pop("profile", None)  # a trace is of the command that asks for it
     for override in overrides:
@@ -46,8 +55,7 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
         restore_data(folder, run)
     config = run_folder.add_config(folder, data)
     run_folder.write_status(folder, "running")
-    start(folder, run, config, "--resume")
-    return 0
+    start(folder, run, config, "--resume", on_terminal=on_terminal)
 
 
 def apply(data: dict[str, Any], override: str) -> None:

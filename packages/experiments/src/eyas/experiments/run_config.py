@@ -123,6 +123,8 @@ class RunConfig:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    objective: str = "validation_loss"
+    """Metric of the outcome that a sweeper searches by."""
     task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
 
     @property

@@ -18,6 +18,7 @@ import yaml
 
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments.data_card import card_page
+from eyas.experiments.hold import LOCK
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import (
@@ -35,6 +36,8 @@ DATA = "data.json"
 CARD = "card.md"
 """What there is to know of the text of a run."""
 TOKENIZER = "tokenizer.json"
+SUMMARY = "summary.txt"
+"""What a job of a sweep would have printed at its end, had it been alone."""
 ROUTERS = "router.svg"
 """Picture of what the mixtures of experts of a finished run did."""
 HUGGING_FACE = "hugging_face"
@@ -45,22 +48,32 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def claim(wanted: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> Path:
+def claim(
+    wanted: Path, config: Mapping[str, Any], overrides: Sequence[str], command: Sequence[str] | None = None
+) -> Path:
     """Makes the folder `wanted`, or the first free one of wanted-2, wanted-3, ..., this run's own, and writes down what
-    was asked for. Two runs that start together get different folders."""
+    was asked for, with the `command` where it is not this process's own. Two runs that start together get different
+    folders."""
     for number in count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with (folder / CONFIG).open("x") as stream:
-                yaml.safe_dump(dict(config), stream, sort_keys=False)
-        except FileExistsError:
+        if not _write_first(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False)):
             continue
         (folder / OVERRIDES).write_text(yaml.safe_dump(list(overrides)))
-        write_json(folder / ENVIRONMENT, environment())
+        write_json(folder / ENVIRONMENT, environment(sys.argv if command is None else command))
         write_status(folder, "running")
         return folder
     raise AssertionError
+
+
+def clear(folder: Path) -> None:
+    """Removes what a run without a checkpoint has left in its folder, so that it can begin anew."""
+    inside = [path for path in folder.iterdir() if path.name != LOCK]
+    for path in sorted(inside, key=lambda path: path.name == CONFIG):  # last, since it makes a run of the folder
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def add_config(folder: Path, config: Mapping[str, Any]) -> Path:
@@ -162,10 +175,23 @@ def _write_whole(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def environment() -> dict[str, Any]:
-    """Machine, interpreter, versions and the state of the source, as far as they can be told."""
+def _write_first(path: Path, text: str) -> bool:
+    """Writes the file whole, unless there is one; whether it did."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    beside.write_text(text)
+    try:
+        path.hardlink_to(beside)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink()
+    return True
+
+
+def environment(command: Sequence[str]) -> dict[str, Any]:
+    """Command, machine, interpreter, versions and the state of the source, as far as they can be told."""
     return {
-        "command": sys.argv,
+        "command": list(command),
         "folder": str(Path.cwd()),
         "python": platform.python_version(),
         "platform": platform.platform(),

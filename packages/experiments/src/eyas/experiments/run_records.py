@@ -39,6 +39,15 @@ def latest_config(folder: Path) -> Path:
     return folder / (resumed_config(number) if number else CONFIG)
 
 
+def read_plain(path: Path) -> dict[str, Any] | None:
+    """The options in a configuration file; None where it cannot be read."""
+    try:
+        content = _yaml(path)
+    except (OSError, _Damaged):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 class _Damaged(Exception):
     """A file of a run folder that cannot be read."""
 

@@ -34,12 +34,12 @@ GRACE = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def launch(run: Path, module: str, arguments: Sequence[str], processes: int) -> None:
+def launch(run: Path, module: str, arguments: Sequence[str], processes: int, *, on_terminal: bool = True) -> None:
     """Runs `python -m module arguments...` as `processes` ranks of one job on this machine, to their end. In a process
     that is already a rank of a torchrun or SLURM job, runs it as that rank.
 
-    Rank 0 has this terminal; the others write to `run/ranks`. Raises WorkerError with the first failure, and
-    KeyboardInterrupt when interrupted; no worker outlives the call.
+    Rank 0 has this terminal, unless `on_terminal` is false; the others write to `run/ranks`. Raises WorkerError with
+    the first failure, and KeyboardInterrupt when interrupted; no worker outlives the call or the process that makes it.
     """
     command = [sys.executable, "-m", module, *arguments]
     ranks = run / "ranks"
@@ -50,12 +50,12 @@ def launch(run: Path, module: str, arguments: Sequence[str], processes: int) -> 
     shutil.rmtree(ranks, ignore_errors=True)
     ranks.mkdir(parents=True)
     with _worker_environment(processes), _signals_restored():
-        deaths = _run_elastic(ranks, command, processes)
+        deaths = _run_elastic(ranks, command, processes, on_terminal)
     if deaths:
         raise WorkerError(explain(ranks, deaths))
 
 
-def _run_elastic(ranks: Path, command: Sequence[str], processes: int) -> list[Death]:
+def _run_elastic(ranks: Path, command: Sequence[str], processes: int, on_terminal: bool) -> list[Death]:
     """Runs the workers; returns what became of those that failed, or nothing."""
     from torch.distributed.elastic.multiprocessing import PContext, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -66,7 +66,7 @@ def _run_elastic(ranks: Path, command: Sequence[str], processes: int) -> list[De
     impatient = patch.object(PContext.close, "__defaults__", (None, GRACE))
     try:
         with quiet.launching(), impatient:
-            elastic_launch(_config(ranks, processes), command[0])(*command[1:])
+            elastic_launch(_config(ranks, processes, on_terminal), command[0])(*command[1:])
     except ChildFailedError as error:
         return [Death(rank, end.exitcode, end.timestamp) for rank, end in error.failures.items()]
     except SignalException as error:
@@ -76,16 +76,16 @@ def _run_elastic(ranks: Path, command: Sequence[str], processes: int) -> list[De
     return []
 
 
-def _config(ranks: Path, processes: int) -> LaunchConfig:
+def _config(ranks: Path, processes: int, on_terminal: bool) -> LaunchConfig:
     from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
     from torch.distributed.launcher.api import LaunchConfig
 
     class RankFiles(LogsSpecs):
-        """Rank 0 on the terminal, every other rank in two files of its own."""
+        """Every rank in two files of its own, except rank 0 where it has the terminal."""
 
         def reify(self, envs: Mapping[int, Mapping[str, str]]) -> LogsDest:
             files = {
-                stream: {rank: str(ranks / f"rank-{rank}.{stream}") if rank else "" for rank in envs}
+                stream: {rank: str(ranks / f"rank-{rank}.{stream}") if rank or not on_terminal else "" for rank in envs}
                 for stream in ("out", "err")
             }
             nowhere = dict.fromkeys(envs, "")
@@ -115,7 +115,7 @@ def _worker_environment(processes: int) -> Iterator[None]:
     for name in RANK_VARIABLES:
         os.environ.pop(name, None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores_here() // processes)))
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = str(os.getpid())
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
     try:
         yield

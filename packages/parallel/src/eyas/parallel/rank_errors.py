@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from eyas.core.errors import EyasError
+from eyas.parallel.lifeline import end_with_parent
 
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Deaths that come from outside or from native code, never from another rank's failure."""
 LOST = re.compile(r"connection (was )?(closed|reset|refused)|broken pipe|remote (process|error)|socket", re.IGNORECASE)
 """What ranks say when another one is gone."""
 LAUNCHED = "EYAS_LAUNCHED"
-"""Set for workers of `launch`, which reports their errors; other workers print them."""
+"""For workers of `launch`: the process that started them and reports their errors; other workers print theirs."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,15 @@ class Death:
 @contextmanager
 def report_errors(run: Path) -> Iterator[None]:
     """For a worker's `main`: an error inside is written to `run/ranks/error-<rank>.json` and ends the process at once.
-    What an earlier worker of this rank wrote there is forgotten.
+    What an earlier worker of this rank wrote there is forgotten. A worker of `launch` ends with the process that
+    launched it.
 
     It does not return to the interpreter, whose shutdown may wait for other ranks. An interrupt ends the process
     without a word, wherever it is.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if LAUNCHED in os.environ:
+        end_with_parent(int(os.environ[LAUNCHED]))
     rank = int(os.environ.get("RANK", "0"))
     forget_error(run / "ranks", rank)
     try:

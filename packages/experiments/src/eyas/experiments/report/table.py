@@ -9,7 +9,7 @@ from statistics import mean
 from urllib.parse import quote
 
 from eyas.experiments.metric_names import LENGTH
-from eyas.experiments.noise import RULE, best_row
+from eyas.experiments.noise import RULE, best_rows
 from eyas.experiments.report.markup import Markup, element, joined
 from eyas.experiments.results import Results, Row
 from eyas.experiments.results_table import MOST_OPTIONS, cell
@@ -70,7 +70,7 @@ def _table(results: Results, page: Path) -> Markup:
         element("th", element("button", name, type="button"), scope="col", hidden=not show, aria_sort="none")
         for name, show in named
     ]
-    best = {name: best_row(results, name) for name in results.metrics}
+    best = {name: best_rows(results, name) for name in results.metrics}
     shown = dict(named)
     lines = []
     for index, row in enumerate(results.rows):
@@ -79,7 +79,7 @@ def _table(results: Results, page: Path) -> Markup:
             element("td", value, data_value=value, hidden=not shown[name])
             for name, value in zip(results.options, row.options, strict=True)
         ]
-        cells += [_number(row, name, best[name] is row, hidden=not shown[name]) for name in results.metrics]
+        cells += [_number(row, name, row in best[name], hidden=not shown[name]) for name in results.metrics]
         if named[-1][0] == "note":
             cells.append(element("td", row.remark, data_value=row.remark, class_="remark"))
         lines.append(element("tr", *cells, data_row=index, class_="failed" if row.remark else None))

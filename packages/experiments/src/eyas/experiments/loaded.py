@@ -1,0 +1,21 @@
+"""A composed job, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eyas.core.errors import ConfigError
+from eyas.experiments.compose import Job
+from eyas.experiments.compose_errors import with_hint
+from eyas.experiments.run_config import RunConfig, load_run
+from eyas.experiments.start_from import with_start
+
+
+def load_job(job: Job) -> tuple[dict[str, Any], RunConfig]:
+    """The job's configuration as it is written down, and typed. Raises ConfigError, LayoutError, DataError or
+    CheckpointError where it cannot be run."""
+    config = with_start(job)
+    try:
+        return config, load_run(config)
+    except ConfigError as error:
+        raise with_hint(error, job.overrides) from error

@@ -1,0 +1,80 @@
+"""The worker processes of a run, from a free folder to an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from eyas.core.errors import ConfigError, EyasError
+from eyas.experiments import run_folder
+from eyas.experiments.prepare import prepare
+from eyas.experiments.run_config import RunConfig
+from eyas.experiments.start_from import keep_imported_files
+from eyas.experiments.summary import print_summary
+from eyas.experiments.trackers import asked_for, check_installed
+from eyas.parallel.environment import joined
+from eyas.parallel.launch import launch
+
+WORKER = "eyas.experiments.worker"
+JOINED = "--joined"
+"""Tells a worker that rank 0 hands out the run's folder to the others."""
+
+
+def check_machine(run: RunConfig) -> None:
+    """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU
+    or package."""
+    import torch
+
+    check_installed(asked_for(run.logger))
+    cuda = torch.cuda.is_available()
+    run.optimizer.check_device(cuda)
+    for name, layer in run.spec.layers.items():
+        try:
+            layer.check_device(cuda)
+        except ConfigError as error:
+            raise ConfigError(f"model.layers.{name} ({layer.kind}): {error}") from error
+    job = joined()
+    if job is not None:
+        run.layout.check_world(job.world_size)
+    else:
+        from eyas.parallel.layout import processes_here
+
+        run.layout.check_machine(processes_here(torch.cuda.device_count()))
+
+
+def claim_with_data(
+    wanted: Path, run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str], command: Sequence[str]
+) -> Path:
+    """A folder with all that the run needs to begin, its tokens prepared; `wanted` itself where it is free."""
+    check_machine(run)
+    prepared = prepare(run.data) if run.drawn_task is None else None
+    folder = run_folder.claim(wanted, config, overrides, command)
+    keep_imported_files(run.start_from, folder)
+    if prepared is not None:
+        run_folder.write_data(folder, run, prepared)
+    return folder
+
+
+def start(folder: Path, run: RunConfig, config: Path, *flags: str, on_terminal: bool = True) -> None:
+    """Runs the workers to their end and prints what came of it: on the terminal, or to `ranks` and the summary's file
+    in the run's folder."""
+    if joined() is not None:
+        flags = (*flags, JOINED)
+    arguments = ["--run", str(folder), "--config", str(config), *flags]
+    try:
+        launch(folder, WORKER, arguments, run.layout.processes, on_terminal=on_terminal)
+    except EyasError as error:
+        run_folder.write_status(folder, "failed", str(error).partition("\n")[0])
+        if not on_terminal:
+            raise
+        raise type(error)(f"{error} (run folder: {folder})") from error
+    except KeyboardInterrupt:
+        run_folder.write_status(folder, "failed", "interrupted")
+        raise
+    if on_terminal:
+        print_summary(folder, run)
+        return
+    with (folder / run_folder.SUMMARY).open("w") as stream, redirect_stdout(stream):
+        print_summary(folder, run)
