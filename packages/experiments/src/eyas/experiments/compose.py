@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eyas.core.allocation import AllocationConfig
 from eyas.core.errors import ConfigError
 from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
@@ -27,6 +28,7 @@ from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.match import MatchConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import KINDS, LANGUAGE_MODELLING, load_task
@@ -43,6 +45,8 @@ SCHEMAS = {
     "trainer": TrainerConfig,
     "sample": SampleConfig,
 }
+STATED = {"experiment": ExperimentConfig, "allocation": AllocationConfig, "match": MatchConfig}
+"""Options that have no choices of their own."""
 SIZES = ("vocab_size", "sequence_length")
 """Options of the data that a task decides which draws its own sequences."""
 
@@ -102,7 +106,8 @@ def register_schemas() -> None:
     for group, schema in SCHEMAS.items():
         store.store(group="schema", name=group, node=defaults(schema), provider="eyas")
     store.store(group="schema", name="model", node={**defaults(ModelConfig), "layers": {}}, provider="eyas")
-    store.store(group="schema", name="experiment", node=defaults(ExperimentConfig), provider="eyas")
+    for name, schema in STATED.items():
+        store.store(group="schema", name=name, node=defaults(schema), provider="eyas")
     store.store(group="schema/task", name=LANGUAGE_MODELLING, node={"kind": LANGUAGE_MODELLING}, provider="eyas")
     for kind, task in KINDS.items():
         store.store(group="schema/task", name=kind, node=defaults(task), provider="eyas")

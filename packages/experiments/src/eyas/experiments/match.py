@@ -94,7 +94,7 @@ def costs(quantity: Quantity, sequence_length: int) -> Callable[[ModelSpec], flo
 
 
 def present(options: Sequence[str], model: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options whose place the model has. Raises ConfigError where it has none of them, or lacks the option there."""
+    """The options whose layer the model has. Raises ConfigError where it has none, or the layer lacks the option."""
     found = []
     for option in options:
         parent, _, name = option.rpartition(".")

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from eyas.core.allocation import AllocationConfig
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.match import MatchConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
 from eyas.parallel.fits import check_fits
@@ -99,6 +101,9 @@ class RunConfig:
     """Of the initial weights."""
     start_from: str | None = None
     """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
+    branch_from: str | None = None
+    """Run folder and step, as runs/stable@300: go on from that checkpoint, optimizer included, with another schedule or
+    length; null for a run of its own."""
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)
@@ -108,6 +113,10 @@ class RunConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
+    allocation: AllocationConfig = field(default_factory=AllocationConfig)
+    """What the model's widths were decided by, where they were; they stand in `model`."""
+    match: MatchConfig = field(default_factory=MatchConfig)
+    """What a width of the model was solved for, where one was; it stands in `model`."""
 
     @property
     def spec(self) -> ModelSpec:

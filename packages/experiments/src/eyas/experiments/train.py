@@ -8,8 +8,10 @@ from pathlib import Path
 
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
+from eyas.experiments.branch_from import with_branch
 from eyas.experiments.compose import Job, compose
 from eyas.experiments.compose_errors import UPSTREAM, explain, with_hint
+from eyas.experiments.derived import with_derived
 from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
@@ -72,7 +74,7 @@ def note_failure(job: Job, error: EyasError, *, dry_run: bool) -> None:
 
 def train_one(job: Job, *, dry_run: bool) -> None:
     """Checks and runs one configuration."""
-    config = with_start(job)
+    config = with_branch(with_derived(with_start(job), job.overrides))
     try:
         run = load_run(config)
     except ConfigError as error:
