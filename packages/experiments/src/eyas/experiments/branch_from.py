@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.schema import load
 from eyas.experiments import run_folder
+from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel import checkpoint_folder
 
 AT = "@"
@@ -19,21 +21,24 @@ FREE_OF_TRAINER = ("max_steps", "validation_interval", "checkpoint_interval", "k
 
 
 def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain configuration with the checkpoint of `branch_from` named in full. Raises ConfigError where the run
+    """The plain configuration with the checkpoint of `branch_from` named in full, that of the step at which the decay
+    begins where it names none. Raises ConfigError where the run
     differs from what it branches from in more than it may, CheckpointError where there is no such checkpoint."""
     found = dict(config)
     given = config.get("branch_from")
     if given is None:
         return found
-    name, at, number = str(given).rpartition(AT)
-    if not at or not number.isdecimal():
-        raise ConfigError(f"branch_from={given} names no step; write a run folder and a step, as runs/stable@300")
-    folder, step = run_folder.find(Path(name).resolve()), int(number)
+    name, at, number = str(given).partition(AT)
+    if at and not number.isdecimal():
+        raise ConfigError(f"branch_from={given} names no step behind the {AT}; write a number, as in runs/stable@300")
+    folder = run_folder.find(Path(name).resolve())
+    steps = config["trainer"]["max_steps"]
+    step = int(number) if at else load(ScheduleConfig, config["schedule"], "schedule").before_decay(steps)
     checkpoints = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
     if step not in checkpoints:
         known = ", ".join(map(str, sorted(checkpoints))) or "none"
         raise CheckpointError(f"{folder} has no checkpoint of step {step} to branch from; it has {known}")
-    if (steps := config["trainer"]["max_steps"]) <= step:
+    if steps <= step:
         raise ConfigError(f"trainer.max_steps={steps} leaves nothing to do behind step {step} of branch_from; raise it")
     begun = run_folder.read_config(folder / run_folder.CONFIG)
     for option, here, there in differences(decided(config), decided(begun)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from eyas.core.accounting import active_parameters, parameters, training_flops
 from eyas.core.errors import ConfigError
@@ -35,8 +35,6 @@ class MatchConfig:
 
     def __post_init__(self) -> None:
         if self.quantity is None:
-            if self.to is not None:
-                raise ConfigError(f"to={self.to} needs a quantity; choose one of {', '.join(get_args(Quantity))}")
             return
         if self.to is None or (not isinstance(self.to, str) and self.to <= 0):
             raise ConfigError(f"to={self.to} is no cost; give a number above 0, or the name of a model")

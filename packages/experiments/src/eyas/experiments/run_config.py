@@ -103,7 +103,7 @@ class RunConfig:
     """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
     branch_from: str | None = None
     """Run folder and step, as runs/stable@300: go on from that checkpoint, optimizer included, with another schedule or
-    length; null for a run of its own."""
+    length. Without a step, from where the decay begins; null for a run of its own."""
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)
