@@ -21,9 +21,7 @@ ROWS = (
 COUNTS = {"parameters": parameters, "active_parameters": active_parameters}
 
 
-@given(
-    steps=st.lists(st.integers(0, 5), min_size=1, max_size=40), first=st.integers(1, 9), target=st.floats(0.5, 150)
-)
+@given(steps=st.lists(st.integers(0, 5), min_size=1, max_size=40), first=st.integers(1, 9), target=st.floats(0.5, 150))
 def test_no_width_is_nearer(steps: list[int], first: int, target: float) -> None:
     costs = [first + sum(steps[:index]) for index in range(len(steps))]
     found = costs[nearest(lambda turns: costs[turns - 1], target, len(costs)) - 1]
@@ -92,7 +90,7 @@ def test_what_cannot_be_matched_is_refused_in_a_line() -> None:
     [
         (("match.quantity=parameters", "match.to=falcon_h1_tiny", "model.layers.ffn.intermediate_size=8"),
          "match.options decides what model.layers.ffn.intermediate_size=8 sets"),
-        (("allocation.shares=[2,1,5]", "model.pattern=[ssm]"), "allocation.shares decides what model.pattern=[ssm] sets"),
+        (("allocation.shares=[2,1,5]", "model.pattern=[ssm]"), "allocation.shares decides what model.pattern=[ssm]"),
         (("match.quantity=parameter",), "match.quantity: "),
     ],
 )  # fmt: skip
