@@ -131,8 +131,9 @@ def test_a_branch_goes_on_as_the_whole_run_does(place, capsys):
         "data.seed=7": "goes on with data.seed=1234, but here it is 7",
         "branch_from=runs/stable@9": "has no checkpoint of step 9 to branch from; it has 1, 2, 3, 4",
         "branch_from=runs/stable@x": "names no step behind the @",
-        "schedule.decay_steps=0": "trainer.max_steps=5 leaves nothing to do",
+        "branch_from=runs/stable@4 trainer.max_steps=4": "trainer.max_steps=4 leaves nothing to do",
         "branch_from=runs/none": "there is no folder",
     }.items():
-        code = main(["train", *BRANCH, *whole, "branch_from=runs/stable", change])
-        assert (code, message in capsys.readouterr().err) == (2, True), change
+        code = main(["train", *BRANCH, *whole, "branch_from=runs/stable", *change.split()])
+        error = capsys.readouterr().err
+        assert (code, message in error) == (2, True), (change, error)
