@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 PACKAGES = [f"packages/{name}" for name in ("core", "parallel", "layers", "experiments")]
 NAMESPACES = [f"eyas.{Path(package).name}" for package in PACKAGES]
 PINNED = ("-c", "constraints.txt")
-TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling")
+TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling", "wandb", "mlflow-skinny")
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
@@ -37,9 +37,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def proofs(session: nox.Session) -> None:
-    """Run the tests at length: the slow ones too, with many random examples each."""
+    """Run at length what draws its cases, with many of them each, and what is too slow for `tests`: under an hour."""
     install(session, *TEST_TOOLS)
-    session.run("python", "-m", "pytest", "-m", "not gpu", *session.posargs, env={"EYAS_PROFILE": "proofs"})
+    drawing = ("-m", "(slow or hypothesis) and not gpu", "--durations=30")
+    session.run("python", "-m", "pytest", *drawing, *session.posargs, env={"EYAS_PROFILE": "proofs"})
 
 
 @nox.session

@@ -67,13 +67,13 @@ class Costing(torch.autograd.Function):
     """Costs a number of seconds of someone's work forward, and twice that backward."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, seconds: float, worker: Sleeper | Clock) -> Tensor:
-        context.seconds, context.worker = seconds, worker
+    def forward(ctx: Any, x: Tensor, seconds: float, worker: Sleeper | Clock) -> Tensor:
+        ctx.seconds, ctx.worker = seconds, worker
         return worker.work(x, seconds)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return context.worker.work(gradient, BACKWARD * context.seconds), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.worker.work(gradient, BACKWARD * ctx.seconds), None, None
 
 
 class CostingStage(nn.Module):

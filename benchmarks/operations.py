@@ -68,7 +68,7 @@ def mark(module: nn.Module) -> None:
         with record_function(RECURRENCE):
             return forward(*arguments, **named)
 
-    module.forward = marked  # type: ignore[method-assign]
+    module.forward = marked
 
 
 def inside_recurrences(events: Iterable[FunctionEvent]) -> set[int]:

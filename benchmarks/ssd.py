@@ -130,7 +130,7 @@ def mamba_ssm_minimal() -> Any:
     if spec is None or not spec.submodule_search_locations:
         return None
     unused = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
-    unused.mamba_chunk_scan_combined = None  # type: ignore[attr-defined]
+    unused.mamba_chunk_scan_combined = None
     parents = {name: types.ModuleType(name) for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton")}
     path = Path(spec.submodule_search_locations[0], "modules", "ssd_minimal.py")
     file = importlib.util.spec_from_file_location("ssd_minimal", path)

@@ -6,6 +6,7 @@ from itertools import combinations
 from math import prod
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from models import MIXERS
 
@@ -14,6 +15,8 @@ from eyas.layers.testing import Trial
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
 
+ON_WORKERS = settings(max_examples=min(24, settings().max_examples))
+"""For tests whose examples each start a training on workers, which takes a second: not as many as other tests."""
 PROCESSES = 8
 """The most that a drawn layout has."""
 LENGTH = 16
@@ -131,7 +134,7 @@ def draw_recomputed(draw: st.DrawFn, model: dict[str, Any]) -> tuple[str, ...] |
     return draw(st.sampled_from(["full", *[(role,) for role in roles], tuple(roles)]))
 
 
-EXCHANGING = ("attn", "ssm", "mla")
+EXCHANGING = ("attn", "ssm", "mla", "gated_delta_net", "linear_attention")
 """Layers that exchange tokens for heads."""
 HALVED = ("attn", "ssm", "gated_delta_net", "linear_attention")
 """Layers that may lie on half of the ranks: those without a bias behind the sum."""
@@ -142,8 +145,8 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
     groups, kv_heads = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 4]))
     layers = {
         "attn": {
-            "kind": "attention", "num_heads": 8, "num_kv_heads": 8 if "heads exchanged" in axes else kv_heads,
-            "head_dim": 4, "window": draw(st.sampled_from([None, 5])), "qk_norm": draw(st.booleans()),
+            "kind": "attention", "num_heads": 8, "num_kv_heads": kv_heads, "head_dim": 4,
+            "window": draw(st.sampled_from([None, 5])), "qk_norm": draw(st.booleans()),
         },
         "ssm": {
             "kind": "mamba2", "num_heads": 8, "head_dim": 4, "state_size": 5, "num_groups": groups,
@@ -151,7 +154,7 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
         },
         "ffn": {"kind": "mlp", "intermediate_size": 24, "bias": True},
         **MIXERS,
-        "mla": MIXERS["mla"] | {"num_heads": 8},
+        **{name: MIXERS[name] | {"num_heads": 8} for name in EXCHANGING if name in MIXERS},
     }  # fmt: skip
     if "expert" in axes:
         layers["moe"] = draw_mixture(draw)
@@ -173,6 +176,7 @@ def draw_model(draw: st.DrawFn, axes: set[str], stages: int) -> dict[str, Any]:
         "vocab_size": draw(st.sampled_from([48, 51])),
         "tie_embeddings": draw(st.booleans()),
         "init_std": 0.1,
+        "dropout": draw(st.sampled_from([0.0, 0.0, 0.2])),
         "pattern": ["+".join(block) for block in blocks],
         "layers": {name: layers[name] for name in layers if name in used},
     }

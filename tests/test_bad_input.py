@@ -94,6 +94,11 @@ TRAIN = {
         "layout.context_exchange=alltoall",
         "exchanges heads, but no layer",
     ),
+    "experts' kernel": (
+        "model=mixtral_tiny model.layers.moe.kernel=transformer_engine",
+        r"model.layers.moe \(moe\): kernel=transformer_engine needs a GPU, and there is none here; choose auto",
+    ),
+    "scan's kernel": ("model.layers.ssm.kernel=mamba_ssm", r"layers.ssm \(mamba2\): kernel=mamba_ssm needs a GPU"),
     "expert parallel": ("layout.data=2 layout.expert=2", "layout.expert=2 is about experts, and the model has none"),
     "recomputing nothing": (
         "'layout.recompute=[ssm,moe]'", "layout.recompute: 'moe' is nothing that this model has; choose among attention"

@@ -1,6 +1,7 @@
 """Any layout computes what one process computes, with the branches of a block on halves of the ranks too."""
 
 import pytest
+from drawn import ON_WORKERS
 from hypothesis import given
 from hypothesis import strategies as st
 from models import falcon_h1, hymba
@@ -39,6 +40,7 @@ def test_averaged_branches_may_lie_on_halves(name):
 
 
 @pytest.mark.slow
+@ON_WORKERS
 @given(
     layout=st.sampled_from(list(LAYOUTS.values())),
     groups=st.sampled_from([1, 2, 4]),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from eyas.core import mixer
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs
+from eyas.core.rank_costs import RankShare, block_costs
 from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose
@@ -62,7 +62,7 @@ def test_every_layout_carries_the_default_model(layout):
     assert run_of(f"layout={layout}").layout.processes <= processes_here()
 
 
-@pytest.mark.parametrize("group", ["optimizer", "schedule", "trainer", "sample", "task"])
+@pytest.mark.parametrize("group", ["optimizer", "schedule", "trainer", "profile", "sample", "task"])
 def test_every_other_choice_composes(group):
     for name in names(group):
         run_of(f"{group}={name}")
@@ -94,11 +94,12 @@ def test_sizes_left_open_follow_the_width():
 def test_dry_run_counts_the_weights_of_every_stage(sizes, depths, tied, repeated):
     spec = load_model(models.falcon_h1(tied=tied, depths=depths) | {"mtp_repeated": repeated and depths > 0})
     layout = Layout(pipeline=sizes[0], virtual_pipeline=sizes[1])
-    costs = block_costs(spec, sequence_length=8, microbatch=1)
+    costs = block_costs(spec, RankShare(sequence_length=8, microbatch=1))
     cut = stages_of(spec, layout, 8)
     for here, blocks in enumerate(cut):
         stage = HybridLM(spec, stage=Stage(blocks, here == 0, here == len(cut) - 1))
-        counted = stage_parameters(spec, layout, here) + sum(costs[index].parameters for index in blocks)
+        counted = stage_parameters(spec, layout, here, layout.coordinates)
+        counted += sum(costs[index].parameters for index in blocks)
         assert counted == sum(parameter.numel() for parameter in stage.parameters())
 
 
@@ -144,6 +145,21 @@ def test_dry_run_shows_every_stage_of_a_rank_and_balances_their_work(capsys):
     stages = re.findall(r"│ +(\d) │ +(\d-\d) │ +[\d,]* │ +([\d.]+) │", ranks)
     assert [stage[:2] for stage in stages] == [("0", "0-1"), ("2", "4-4"), ("1", "2-3"), ("3", "5-5")]
     assert max(stages, key=lambda stage: float(stage[2]))[0] == "3"  # the head is there
+
+
+def test_dry_run_shows_both_halves_that_branches_lie_on(capsys):
+    options = ["model=falcon_h1_tiny", "layout.tensor=2", "layout.data=4", "layout.branches=halves"]
+    assert main(["train", "--dry-run", *options, "model.vocab_size=4096"]) == 0
+    said = capsys.readouterr().out
+    assert "activations" in said.partition("Ranks")[2]  # whole, also on a narrow terminal
+    heading, _, ranks = said.partition("Ranks")[2].partition("\n")
+    assert heading.strip() == "(4 of each kind)"
+    rows = re.findall(r"│ +0 │ +0-5 │ +([\d,]+) │ .* │ +(1st|2nd) │", ranks)
+    assert [half for _, half in rows] == ["1st", "2nd"]
+    first, second = (int(weights.replace(",", "")) for weights, _ in rows)
+    assert first != second
+    whole = int(re.search(r": ([\d,]+) parameters", said)[1].replace(",", ""))
+    assert first + second == whole + (6 + 1) * 256  # both have each block's norm and the last
 
 
 @pytest.mark.parametrize("cost", ["activation_bytes", "state_bytes"])

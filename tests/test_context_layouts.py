@@ -3,6 +3,7 @@
 import mixers
 import pytest
 import torch
+from drawn import ON_WORKERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, lending, mixture, zamba2
@@ -114,7 +115,7 @@ def test_what_stands_beside_is_the_same(name):
     assert_layout_changes_nothing(model, layout, sequence_length=20)
 
 
-BY_HEADS = {"attention": ATTENTION, "sink tokens": SINKING, "mla": MIXERS["mla"], "mamba2": MAMBA2}
+BY_HEADS = {name: mixer for name, mixer in KINDS.items() if name not in ("window", "mamba1")}
 
 
 @pytest.mark.parametrize("mixer", BY_HEADS.values(), ids=BY_HEADS.keys())
@@ -124,14 +125,28 @@ def test_heads_are_exchanged_for_tokens_and_nothing_changes(mixer, order):
     assert_layout_changes_nothing(holding(mixer), layout, documents=order == "zigzag")
 
 
-@pytest.mark.parametrize("mixer", [ATTENTION, MAMBA2 | {"conv_bias": False}], ids=["attention", "mamba2"])
+FEWER = {
+    "attention": ATTENTION,
+    "mamba2": MAMBA2 | {"conv_bias": False},
+    "gated_delta_net": MIXERS["gated_delta_net"],
+}
+
+
+@pytest.mark.parametrize("mixer", FEWER.values(), ids=FEWER.keys())
 def test_ranks_share_key_value_heads_and_groups_that_are_fewer(mixer):
     assert_layout_changes_nothing(holding(mixer), Layout(context=4, context_exchange="alltoall"), documents=True)
 
 
-def test_heads_are_exchanged_within_tensor_parallel_ranks():
+WITHIN = {
+    "falcon_h1": falcon_h1(),
+    **{name: holding(MIXERS[name]) for name in ("gated_delta_net", "linear_attention")},
+}
+
+
+@pytest.mark.parametrize("model", WITHIN.values(), ids=WITHIN.keys())
+def test_heads_are_exchanged_within_tensor_parallel_ranks(model):
     layout = Layout(tensor=2, sequence=True, context=2, context_exchange="alltoall")
-    assert_layout_changes_nothing(falcon_h1(), layout, documents=True)
+    assert_layout_changes_nothing(model, layout, documents=True)
 
 
 @pytest.mark.parametrize("order", ["zigzag", "contiguous"])
@@ -177,6 +192,7 @@ def shared_sequences(draw):
 
 
 @pytest.mark.slow
+@ON_WORKERS
 @given(
     mixer=st.one_of(
         mixers.attention(), mixers.mla(), mixers.mamba1(), mixers.mamba2(), mixers.gated_delta_net(),

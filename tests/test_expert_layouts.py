@@ -1,6 +1,7 @@
 """Any layout computes what one process computes, with mixtures of experts too."""
 
 import pytest
+from drawn import ON_WORKERS
 from hypothesis import given
 from hypothesis import strategies as st
 from models import BALANCED, PENALISED, mixture
@@ -41,6 +42,7 @@ def test_a_checkpoint_of_one_grid_loads_on_another_and_on_one_process(first, sec
     assert_checkpoint_loads(trial, LAYOUTS[second], Layout())
 
 
+@ON_WORKERS
 @given(
     options=st.sampled_from([{}, BALANCED, PENALISED]),
     layout=st.sampled_from(list(LAYOUTS.values())),

@@ -66,6 +66,10 @@ def no_carry(pieces, state, *_):
     return torch.zeros_like(state)
 
 
+def of_the_first_rank(pieces, x_H):
+    return x_H.chunk(pieces.mine.ranks)[0]
+
+
 def half_of_the_gradient(x):
     return GATHER(x).detach() + (GATHER(x) - GATHER(x.detach())) / 2
 
@@ -86,6 +90,7 @@ class Fault:
 
 
 TENSOR, SEQUENCE = Layout(tensor=2), Layout(tensor=2, sequence=True)
+BY_HEADS = Layout(context=2, context_exchange="alltoall")
 FAULTS = {
     "gradients of copies stay parts": Fault(gradients, "sum_over_copies", unchanged, TENSOR),
     "gradients of copies are summed twice": Fault(gradients, "sum_over_copies", twice, TENSOR),
@@ -127,6 +132,12 @@ FAULTS = {
     ),
     "every piece begins at the front": Fault(
         Pieces, "firsts", property(lambda pieces: (0, 0)), Layout(context=2), holding(WINDOW)
+    ),
+    "exchanged heads have other heads' taps": Fault(
+        Pieces, "own_heads", of_the_first_rank, BY_HEADS, holding(MIXERS["gated_delta_net"])
+    ),
+    "exchanged heads have other heads' decays": Fault(
+        Pieces, "own_heads", of_the_first_rank, BY_HEADS, holding(MIXERS["linear_attention"])
     ),
 }
 

@@ -18,7 +18,11 @@ OTHERS = sorted(
 )
 MEGATRON_FILES = {"megatron.py", "mends.py", "indexed.py"}
 """Of eyas.parallel: the borrowed names, what is mended in them, and the token files, which need no mends."""
-OPTIONAL = {"mamba_ssm": "ssd_mamba_ssm.py", "causal_conv1d": None, "transformer_engine": None}
+OPTIONAL = {
+    "mamba_ssm": "ssd_mamba_ssm.py",
+    "causal_conv1d": None,
+    "transformer_engine": "grouped_transformer_engine.py",
+}
 """Packages of the extra `cuda` and kin, and the one file that wraps each."""
 WORKERS_ONLY = {"lightning", "triton", "megatron"}
 """What a command line does not wait for."""

@@ -1,6 +1,7 @@
 """Any layout computes what one process computes."""
 
 import pytest
+from drawn import ON_WORKERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import MIXERS, falcon_h1, holding, hymba, lending, zamba2
@@ -130,6 +131,7 @@ def test_predicting_further_tokens_is_the_same_under_every_kind_of_layout(kind):
     assert_layout_changes_nothing(falcon_h1(depths=2), FIXED[kind], documents=True)
 
 
+@ON_WORKERS
 @given(models(), layouts(), st.booleans(), st.sampled_from([1, 2]), st.sampled_from([0.0, 0.1]), st.integers(0, 1000))
 def test_a_layout_changes_nothing(model, layout, documents, microbatch, clip_norm, seed):
     assert_layout_changes_nothing(
@@ -152,6 +154,7 @@ def other_blocks(draw):
 
 
 @pytest.mark.slow
+@ON_WORKERS
 @given(other_blocks(), layouts(), st.sampled_from([1, 2]), st.integers(0, 1000))
 def test_a_layout_changes_nothing_in_blocks_with_options(model, layout, microbatch, seed):
     assume(layout.pipeline == 1 or not any(block.get("shared") for block in model["blocks"].values()))
@@ -160,6 +163,7 @@ def test_a_layout_changes_nothing_in_blocks_with_options(model, layout, microbat
 
 
 @pytest.mark.slow
+@ON_WORKERS
 @given(models(), layouts(processes=8), st.integers(0, 1000))
 def test_a_layout_of_eight_changes_nothing(model, layout, seed):
     assert_layout_changes_nothing(model, layout, global_batch=8, seed=seed)

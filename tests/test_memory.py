@@ -19,7 +19,7 @@ def kept_and_stated(model, layout, dtype):
     import torch
 
     from eyas.core.model import load_model
-    from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
+    from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
     from eyas.layers.rank_model import stages_here
     from eyas.parallel import groups
 
@@ -35,10 +35,11 @@ def kept_and_stated(model, layout, dtype):
         return losses.minimised_SB if spec.depths else losses
 
     kept = mixers.bytes_kept(minimised, known)
-    sizes = {"sequence_length": S, "microbatch": B, "at": layout.coordinates, "sequence": layout.sequence}
-    sizes["element"] = dtype.itemsize
-    stated = sum(cost.activation_bytes for cost in block_costs(spec, **sizes))
-    return kept, stated + loss_bytes(spec, **sizes) + tail_bytes(spec, **sizes)
+    share = RankShare(
+        sequence_length=S, microbatch=B, at=layout.coordinates, sequence=layout.sequence, element=dtype.itemsize
+    )
+    stated = sum(cost.activation_bytes for cost in block_costs(spec, share))
+    return kept, stated + loss_bytes(spec, share) + tail_bytes(spec, share)
 
 
 def embedding_bytes(layout, model):

@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from drawn import ON_WORKERS
 from hypothesis import given
 from hypothesis import strategies as st
 from models import falcon_h1, hymba, mixture, zamba2
@@ -96,6 +97,7 @@ def cut_models(draw):
 
 
 @pytest.mark.slow
+@ON_WORKERS
 @given(cut_models(), st.integers(1, 2), st.integers(1, 2), st.booleans(), st.integers(0, 1000))
 def test_any_division_changes_nothing(case, groups, microbatch, documents, seed):
     model, layout = case

@@ -9,7 +9,7 @@ from models import MIXERS, falcon_h1, holding, hymba, mixture, zamba2
 from eyas.core.errors import LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import check_recompute, roles
 from eyas.core.registry import mixers as mixers_by_kind
 from eyas.layers.model import HybridLM
@@ -82,10 +82,9 @@ def test_kept_bytes_are_those_stated(case):
     tokens, labels, _ = batch(lm)
     known = [*lm.parameters(), *lm.buffers(), tokens, *mixers.rotary_tables(lm.spec, S + lm.spec.meta_tokens, dtype)]
     kept = mixers.bytes_kept(lambda: minimised(lm, tokens, labels), known)
-    sizes = {"sequence_length": S, "microbatch": B, "element": dtype.itemsize}
-    blocks = block_costs(lm.spec, **sizes, recompute=choice)
-    stated = sum(cost.activation_bytes for cost in blocks) + tail_bytes(lm.spec, **sizes, recompute=choice)
-    assert kept == stated + loss_bytes(lm.spec, **sizes)
+    share = RankShare(sequence_length=S, microbatch=B, element=dtype.itemsize, recompute=choice)
+    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, share))
+    assert kept == stated + tail_bytes(lm.spec, share) + loss_bytes(lm.spec, share)
 
 
 LAYOUTS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import falcon_h1
+from models import falcon_h1, mixture
 
 from eyas.parallel.layout import Layout
 from eyas.parallel.pool import pool
@@ -24,7 +24,8 @@ def block_traffic(model, layout):
 
     groups.initialise(layout)
     (lm,) = stages_here(load_model(model), layout, torch.float64, 0, S)
-    h_sBD = torch.randn(S // (layout.tensor if layout.sequence else 1), B, D, dtype=torch.float64, requires_grad=True)
+    shape, generator = (S // (layout.tensor if layout.sequence else 1), B, D), torch.Generator().manual_seed(0)
+    h_sBD = torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
     with Traffic() as forward:
         y_sBD = lm.placed_blocks()[0].output(h_sBD, lm.context)
     with Traffic() as backward:
@@ -67,6 +68,15 @@ def test_recomputing_gathers_no_more_often(recompute):
     forward, backward = measured(with_pattern("ssm+attn"), Layout(tensor=2, sequence=True, recompute=recompute))
     assert forward[0] == {"all_gather": 1, "reduce_scatter": 1}
     assert backward[0] == {"all_gather": 2, "reduce_scatter": 1}
+
+
+def test_experts_in_a_latent_width_are_sent_tokens_of_that_width():
+    """The router is the same, and sends the same tokens."""
+    layout = Layout(data=2, expert=2)
+    wide, latent = (measured(mixture(latent_size=size) | {"pattern": ["moe"]}, layout) for size in (None, D // 2))
+    for narrow, full in zip(latent, wide, strict=True):
+        assert narrow[0] == full[0] and full[0]["all_to_all"] > 0
+        assert 2 * max(narrow[1]) == max(full[1])
 
 
 def megatron_traffic(layout):

@@ -17,7 +17,7 @@ from eyas.core.accounting import (
     vocabulary_rows,
 )
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes, norm_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, norm_bytes
 from eyas.core.weights import Coordinates
 
 D, V, S = 6, 11, 8
@@ -88,9 +88,9 @@ def test_state_is_the_mixers(element):
 @pytest.mark.parametrize("sequence", [False, True])
 @pytest.mark.parametrize("element", [2, 4])
 def test_blocks_cost_their_norm_and_their_mixers(tensor, sequence, element):
-    costs = block_costs(
-        spec(), sequence_length=S, microbatch=3, at=Coordinates.of(tensor), sequence=sequence, element=element
-    )
+    at = Coordinates.of(tensor)
+    share = RankShare(sequence_length=S, microbatch=3, at=at, sequence=sequence, element=element)
+    costs = block_costs(spec(), share)
     assert [cost.index for cost in costs] == [0, 1, 2, 3]
     assert [cost.layers for cost in costs] == [("small",), ("small", "large")] * 2
     norm = norm_bytes(D, 3 * S, tensor if sequence else 1, element)
@@ -111,16 +111,15 @@ def test_a_norms_statistics_are_kept_in_at_least_float32():
 @pytest.mark.parametrize(("tensor", "rows"), [(1, V), (2, 6)])
 def test_the_loss_keeps_a_norm_and_a_ranks_softmax_in_at_least_float32(tensor, rows):
     for element, wide in ((2, 4), (4, 4), (8, 8)):
-        kept = loss_bytes(
-            spec(), sequence_length=S, microbatch=3, at=Coordinates.of(tensor), sequence=True, element=element
-        )
-        assert kept == norm_bytes(D, 3 * S, tensor, element) + 3 * S * (rows * wide + 10)
+        at = Coordinates.of(tensor)
+        share = RankShare(sequence_length=S, microbatch=3, at=at, sequence=True, element=element)
+        assert loss_bytes(spec(), share) == norm_bytes(D, 3 * S, tensor, element) + 3 * S * (rows * wide + 10)
 
 
 @given(repeat=st.integers(1, 5), tied=st.booleans())
 def test_costs_of_the_blocks_add_up_to_the_model(repeat, tied):
     model = spec(tied, repeat)
-    costs = block_costs(model, sequence_length=S, microbatch=1, element=2)
+    costs = block_costs(model, RankShare(sequence_length=S, microbatch=1, element=2))
     outside = D + V * D * (1 if tied else 2)
     assert sum(cost.parameters for cost in costs) + outside == parameters(model)
     assert sum(cost.forward_flops for cost in costs) + 2 * D * V == forward_flops(model, S)
@@ -131,7 +130,7 @@ def test_costs_of_the_blocks_add_up_to_the_model(repeat, tied):
 def test_a_rank_has_one_of_two_branches_on_halves(branches, second):
     for rank, widths in enumerate(zip([2, 4], second, strict=True)):
         at = Coordinates(tensor_rank=rank, tensor=2, branches=branches)
-        costs = block_costs(spec(), sequence_length=S, microbatch=3, at=at)
+        costs = block_costs(spec(), RankShare(sequence_length=S, microbatch=3, at=at))
         assert [cost.parameters for cost in costs] == [D + D, D + widths[0] * D, D + D, D + widths[1] * D]
         kept = [cost.activation_bytes - norm_bytes(D, 3 * S, 1, 4) for cost in costs]
         assert kept == [1 * 3 * S * 4, widths[0] * 3 * S * 4, 1 * 3 * S * 4, widths[1] * 3 * S * 4]

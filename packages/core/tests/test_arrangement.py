@@ -10,7 +10,7 @@ from eyas.core.accounting import block_flops, forward_flops, parameters, state_b
 from eyas.core.arrangement import check_stages
 from eyas.core.errors import ConfigError, LayoutError, PatternError
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs
+from eyas.core.rank_costs import RankShare, block_costs
 from eyas.core.weights import Coordinates
 
 D, V, S = 6, 11, 8
@@ -101,7 +101,8 @@ def test_what_a_block_reads_is_on_its_stage():
 @given(places=st.integers(1, 5), tensor=st.sampled_from([1, 2]))
 def test_a_shared_blocks_weights_count_once_and_a_places_own_everywhere(places, tensor):
     model = spec(["c", "b"], {"c": adapted(rank=3)["c"] | {"projection": True}}, repeat=places)
-    costs = block_costs(model, sequence_length=S, microbatch=2, at=Coordinates.of(tensor))
+    share = RankShare(sequence_length=S, microbatch=2, at=Coordinates.of(tensor))
+    costs = block_costs(model, share)
     own = D * D + 3 * D + 3 * 2 // tensor
     assert [cost.parameters for cost in costs[::2]] == [own + D + 2 * D // tensor] + [own] * (places - 1)
     assert {cost.layers for cost in costs} == {("c",), ("b",)}
@@ -111,7 +112,7 @@ def test_a_shared_blocks_weights_count_once_and_a_places_own_everywhere(places, 
     flops = forward_flops(model, S) - forward_flops(inside, S)
     assert flops == places * 2 * (D * D + 3 * D + 3 * 2)
     kept = [each.activation_bytes - plain.activation_bytes for each, plain in zip(
-        costs, block_costs(inside, sequence_length=S, microbatch=2, at=Coordinates.of(tensor)), strict=True
+        costs, block_costs(inside, share), strict=True
     )]  # fmt: skip
     assert kept == [S * 2 * D * 4 + 2 * D // tensor * 4, 0] * places
 
@@ -125,7 +126,8 @@ def test_meta_tokens_cost_what_longer_sequences_cost(meta_tokens):
     for block, same in zip(model.blocks, plain.blocks, strict=True):
         assert block_flops(model, block, S) * S == pytest.approx(block_flops(plain, same, longer) * longer)
     costs, others = (
-        block_costs(each, sequence_length=length, microbatch=2) for each, length in ((model, S), (plain, longer))
+        block_costs(each, RankShare(sequence_length=length, microbatch=2))
+        for each, length in ((model, S), (plain, longer))
     )
     assert [cost.activation_bytes for cost in costs] == [cost.activation_bytes for cost in others]
 

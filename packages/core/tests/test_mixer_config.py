@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.core.errors import ConfigError, LayoutError
+from eyas.core.errors import ConfigError, LayoutError, UnsupportedError
 from eyas.core.mixer_config import MixerConfig, at_least_one, configured
 from eyas.core.mup import FALCON_H1
 from eyas.core.weights import Axis, Coordinates, column, replicated, row
@@ -90,5 +90,5 @@ def test_only_an_open_value_is_filled():
 
 @pytest.mark.parametrize("call", [lambda c: c.activation_bytes(7, 8, 1), lambda c: c.state_bytes(7, 8)])
 def test_memory_has_no_default_that_would_be_wrong(call):
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UnsupportedError, match="heads does not state"):
         call(Heads())

@@ -199,7 +199,7 @@ class Recorder(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> None:
         self.trained.append((self.global_step, batch["tokens"][:, 0].tolist()))
-        self.optimizers().step()  # type: ignore[union-attr]
+        self.optimizers().step()
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
         self.validated.append(batch["tokens"][:, 0].tolist())

@@ -188,4 +188,4 @@ def test_the_byte_of_a_bad_character_is_the_one_that_python_reports(
 )
 def test_impossible_options_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^data\.{field}"):
-        dataclasses.replace(DataConfig(), **{field: value})  # type: ignore[arg-type]
+        dataclasses.replace(DataConfig(), **{field: value})

@@ -108,6 +108,57 @@ def test_importing_and_exporting_gives_the_same_model_and_text(place, name, data
     assert text == greedy(folder, "a falcon", 8) == greedy(back, "a falcon", 8)
 
 
+def with_further_layer(folder):
+    """Puts DeepSeek-V3's layer for a further token behind a model of two: the last but for its own tensors."""
+    tensors = load_file(folder / hf_folder.WEIGHTS)
+    last, behind, width = "model.layers.1.", "model.layers.2.", tensors["model.norm.weight"].numel()
+    found = {name.replace(last, behind): tensor.clone() for name, tensor in tensors.items() if name.startswith(last)}
+    found |= {f"{behind}{name}.weight": torch.rand(width) for name in ("enorm", "hnorm", "shared_head.norm")}
+    found[f"{behind}eh_proj.weight"] = torch.rand(width, 2 * width) / width
+    found[f"{behind}embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
+    found[f"{behind}shared_head.head.weight"] = tensors["lm_head.weight"].clone()
+    save_file(tensors | found, folder / hf_folder.WEIGHTS, {"format": "pt"})
+    return found.keys()
+
+
+def test_a_layer_for_a_further_token_is_kept_or_left_out_by_choice(place, capsys):
+    config = transformers.DeepseekV3Config(
+        hidden_size=32, num_attention_heads=2, num_key_value_heads=2, q_lora_rank=None, kv_lora_rank=8,
+        qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, num_hidden_layers=2, first_k_dense_replace=1,
+        intermediate_size=40, moe_intermediate_size=16, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, initializer_range=0.1, tie_word_embeddings=False, eos_token_id=0,
+    )  # fmt: skip
+    folder = place / "further"
+    folder.mkdir()
+    saved_model(folder, (transformers.DeepseekV3ForCausalLM, config))
+    further = with_further_layer(folder)
+    expected = load_file(folder / hf_folder.WEIGHTS)
+
+    run = import_hf(folder, "further", place / "runs")
+    export_hf(run, place / "further-back")
+    actual = load_file(place / "further-back" / hf_folder.WEIGHTS)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    text = greedy(place / "further-back", "a falcon", 8)
+    assert text == our_greedy(run, "a falcon", 8)
+    assert hf_folder.read_config(place / "further-back")["num_nextn_predict_layers"] == 1
+
+    capsys.readouterr()
+    run = import_hf(folder, "plain", place / "runs", without_mtp=True)
+    export_hf(run, place / "plain-back")
+    said = f"Left out: {len(further)} tensors that predict further tokens (model.layers.2.*)"
+    assert said in capsys.readouterr().out
+    assert load_file(place / "plain-back" / hf_folder.WEIGHTS).keys() == expected.keys() - further
+    assert hf_folder.read_config(place / "plain-back")["num_nextn_predict_layers"] == 0
+    assert text == our_greedy(run, "a falcon", 8) == greedy(place / "plain-back", "a falcon", 8)
+
+
+def test_leaving_out_layers_that_are_not_there_is_refused(place, llama):
+    with pytest.raises(ConfigError, match="no layers that predict further tokens; leave it out"):
+        import_hf(llama[0], "nothing", place / "runs", without_mtp=True)
+    assert not (place / "runs" / "nothing").exists()
+
+
 def test_half_precision_is_read_exactly(place, llama):
     folder, _ = llama
     half = place / "half"

@@ -209,7 +209,7 @@ def test_patterns_are_printed_as_they_are(tmp_path: Path) -> None:
         write_run(tmp_path / str(number), (), {"validation_loss": 1.0}, model__pattern=pattern)
     console = Console(file=io.StringIO(), width=200)
     show(collect(tmp_path), console)
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    printed = console.file.getvalue()
     assert "[ssm+attn, ffn]" in printed and "[ssm, |, bold]" in printed
     assert r"[ssm, \|, bold]" in markdown(collect(tmp_path))
 
@@ -260,7 +260,7 @@ def test_the_best_beyond_the_noise_is_marked_in_every_form(clear: Path) -> None:
     assert r"& \textbf{0.91 $\pm$ 0.01} &" in latex(results)
     console = Console(file=io.StringIO(), width=200)
     show(results, console)
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    printed = console.file.getvalue()
     assert "0.91 ± 0.01 *" in printed and "* Best is marked where it differs from every other row" in printed
     for text in (markdown(results), latex(results)):
         assert "0.11 ± 0.01" in text.replace(r"$\pm$", "±")

@@ -106,7 +106,7 @@ class Model(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
     def training_step(self, batch: Tensor, index: int) -> None:
-        self.optimizers().step()  # type: ignore[union-attr]
+        self.optimizers().step()
         self.log_dict({"loss": float(batch.sum()), "lr": 0.1})
 
     def validation_step(self, batch: Tensor, index: int) -> None:
@@ -125,7 +125,7 @@ def test_lightning_writes_one_row_a_step(tmp_path: Path) -> None:
         enable_checkpointing=False,
     )
     batches = [torch.full((1,), float(step)) for step in range(4)]
-    trainer.fit(Model(), DataLoader(batches, batch_size=None), DataLoader(batches[:1], batch_size=None))  # type: ignore[arg-type]
+    trainer.fit(Model(), DataLoader(batches, batch_size=None), DataLoader(batches[:1], batch_size=None))
     assert (tmp_path / "metrics.csv").read_text() == (
         "step,loss,lr,val/loss\n0,0.0,0.1,\n1,1.0,0.1,0.0\n2,2.0,0.1,\n3,3.0,0.1,0.0\n"
     )

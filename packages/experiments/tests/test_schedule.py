@@ -154,4 +154,4 @@ def test_stages_that_do_not_fit_the_run_are_refused(schedule: ScheduleConfig, to
 )
 def test_impossible_options_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^schedule\.{field}={value}"):
-        dataclasses.replace(ScheduleConfig(), **{field: value})  # type: ignore[arg-type]
+        dataclasses.replace(ScheduleConfig(), **{field: value})

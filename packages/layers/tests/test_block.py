@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from eyas.core.accounting import block_parameters
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs
+from eyas.core.rank_costs import RankShare, block_costs
 from eyas.layers.block import Block
 from eyas.layers.initial import initialise
 from eyas.layers.norm import rms_norm
@@ -93,7 +93,7 @@ def test_activation_bytes_are_those_kept_for_the_backward_pass(spec, batch, dtyp
     h = mixers.noise(70, batch, 12, dtype=dtype).requires_grad_()
     known = [*block.parameters(), *mixers.rotary_tables(spec, 70, dtype)]
     kept = mixers.bytes_kept(lambda: block(h, mixers.alone()), known)
-    (cost,) = block_costs(spec, sequence_length=70, microbatch=batch, element=dtype.itemsize)
+    (cost,) = block_costs(spec, RankShare(sequence_length=70, microbatch=batch, element=dtype.itemsize))
     assert cost.activation_bytes == kept
     assert cost.parameters == block_parameters(spec, spec.blocks[0])
     assert cost.parameters == sum(parameter.numel() for parameter in block.parameters())

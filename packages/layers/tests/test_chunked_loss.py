@@ -14,7 +14,7 @@ from eyas.core.errors import LayoutError
 from eyas.core.labels import IGNORED
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
 from eyas.layers.model import HybridLM
 from eyas.layers.testing import assert_layout_changes_nothing
 from eyas.layers.testing.compare import gradients
@@ -64,9 +64,9 @@ def test_kept_bytes_are_those_stated(dtype):
     tokens, labels = batch(50)
     known = [*lm.parameters(), tokens, *mixers.rotary_tables(lm.spec, S, dtype)]
     kept = mixers.bytes_kept(lambda: minimised(lm, tokens, labels), known)
-    sizes = {"sequence_length": S, "microbatch": B, "element": dtype.itemsize}
-    behind = loss_bytes(lm.spec, **sizes, loss_chunk=7) + tail_bytes(lm.spec, **sizes, loss_chunk=7)
-    assert kept == behind + sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes))
+    share = RankShare(sequence_length=S, microbatch=B, element=dtype.itemsize, loss_chunk=7)
+    behind = loss_bytes(lm.spec, share) + tail_bytes(lm.spec, share)
+    assert kept == behind + sum(cost.activation_bytes for cost in block_costs(lm.spec, share))
 
 
 class Largest(TorchDispatchMode):

@@ -7,7 +7,7 @@ import mixers
 import pytest
 import torch
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, LayoutError, UnsupportedError
 from eyas.layers.mlp import MLP
 from eyas.layers.testing import checkpoints, costs, laws, layouts, shards
 from eyas.layers.testing.case import Case
@@ -113,7 +113,7 @@ def test_a_mixer_that_takes_documents_it_does_not_carry_is_found(monkeypatch):
 @pytest.mark.parametrize("cost", ["activation_bytes", "state_bytes"])
 def test_a_mixer_that_states_no_cost_is_named(cost, monkeypatch):
     monkeypatch.delattr(Config, cost)
-    with pytest.raises(NotImplementedError, match=f"mlp does not state its {cost}"):
+    with pytest.raises(UnsupportedError, match=f"mlp does not state its {cost}"):
         getattr(costs, f"{cost}_are_those_{'kept' if cost == 'activation_bytes' else 'of_the_state'}")(CASE)
 
 
@@ -145,6 +145,17 @@ def test_a_checkpoint_that_loads_as_something_else_is_found(monkeypatch):
     monkeypatch.setattr(checkpoints, "load_here", loads_something_else)
     with pytest.raises(AssertionError, match="is not what was saved after loading it under layout of tensor 2"):
         shards.checkpoint_loads_on_another_layout(CASE, drawn=False)
+
+
+def test_heads_that_ranks_cannot_share_are_a_mistake_and_mixers_without_them_are_passed_over():
+    options = {"kind": "linear_attention", "num_heads": 3, "head_dim": 2}
+    odd = Case(options=options, hidden_size=8, length=4, batch=1, seed=0)
+    with pytest.raises(
+        LayoutError, match="linear_attention.num_heads=3 leaves 3 .* which layout.context=2 ranks cannot"
+    ):
+        shards.layout_changes_nothing(odd, "exchanged heads", drawn=False)
+    with pytest.raises(pytest.skip.Exception, match="mlp exchanges no heads"):
+        shards.layout_changes_nothing(CASE, "exchanged heads", drawn=False)
 
 
 def test_options_that_no_ranks_can_share_are_a_mistake():

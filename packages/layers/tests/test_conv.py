@@ -36,7 +36,7 @@ def conv1d(x: Tensor, weight: Tensor, bias: Tensor, history: Tensor) -> Tensor:
 
 
 def ours(x: Tensor, weight: Tensor, bias: Tensor, history: Tensor, **options: object) -> Tensor:
-    return causal_conv(x, weight, bias, history_KBC=history, **options)  # type: ignore[arg-type]
+    return causal_conv(x, weight, bias, history_KBC=history, **options)
 
 
 @pytest.mark.parametrize("silu", [True, False])

@@ -10,7 +10,7 @@ from eyas.core.accounting import parameters, state_bytes
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes
 from eyas.core.recompute import check_recompute
 from eyas.layers.model import HybridLM
 from eyas.parallel.branches import check_halves
@@ -23,6 +23,7 @@ ALONE = {
     "near": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "lends_kv": "near"},
     "same": {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4, "borrows_kv": "near"},
 }
+WHOLE = {"kind": "attention", "num_heads": 4, "num_kv_heads": 2, "head_dim": 4}
 MLP = {"kind": "mlp", "intermediate_size": 8}
 
 
@@ -92,8 +93,8 @@ def test_weights_state_and_saved_bytes_are_as_counted():
     _, states = lm.prefill(TOKENS_BS, lm.initial_state(2))
     kept = sum(tensor.nbytes for tensor in mixers.tensors(states))
     assert kept == 2 * state_bytes(spec, 11, element=8)
-    sizes = {"sequence_length": 11, "microbatch": 2, "element": 8}
-    counted = sum(cost.activation_bytes for cost in block_costs(spec, **sizes)) + loss_bytes(spec, **sizes)
+    share = RankShare(sequence_length=11, microbatch=2, element=8)
+    counted = sum(cost.activation_bytes for cost in block_costs(spec, share)) + loss_bytes(spec, share)
     known = [*lm.parameters(), TOKENS_BS, *mixers.rotary_tables(spec, 11, torch.float64)]
     assert mixers.bytes_kept(lambda: lm(TOKENS_BS, TOKENS_BS.roll(-1, 1)), known) == counted
 
@@ -141,6 +142,7 @@ def test_what_is_lent_is_not_computed_again(recompute):
     with pytest.raises(LayoutError, match="cannot repeat model.layers.near, which shares 'near' with other blocks"):
         check_recompute(recompute, load_model(two_layers()))
     check_recompute(("norm",), load_model(two_layers()))
+    check_recompute(recompute, load_model(two_layers(pattern=["whole"], layers=ALONE | {"whole": WHOLE})))
 
 
 def test_branches_on_halves_of_the_ranks_lend_nothing():

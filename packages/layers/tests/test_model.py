@@ -15,7 +15,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_layer, load_model
 from eyas.core.mup import FALCON_H1
-from eyas.core.rank_costs import block_costs, loss_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes
 from eyas.layers.model import HybridLM, Stage
 from eyas.parallel.context import Context
 
@@ -167,8 +167,8 @@ def test_counted_activations_are_those_kept_for_the_backward_pass(model, batch, 
     lm, rows = build(model, dtype=dtype), tokens(model["vocab_size"], 70)[:batch]
     known = [*lm.parameters(), rows, *mixers.rotary_tables(lm.spec, 70 + lm.spec.meta_tokens, dtype)]
     kept = mixers.bytes_kept(lambda: lm(rows, rows.roll(-1, 1)), known)
-    sizes = {"sequence_length": 70, "microbatch": batch, "element": dtype.itemsize}
-    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes)) + loss_bytes(lm.spec, **sizes)
+    share = RankShare(sequence_length=70, microbatch=batch, element=dtype.itemsize)
+    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, share)) + loss_bytes(lm.spec, share)
     assert stated == kept
 
 

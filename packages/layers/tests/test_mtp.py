@@ -1,6 +1,8 @@
 """Multi-token prediction against its definition."""
 # S sequence, B batch, D hidden
 
+from itertools import count
+
 import mixers
 import pytest
 import torch
@@ -12,8 +14,10 @@ from eyas.core.accounting import tail_flops, tail_parameters, training_flops
 from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
-from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
+from eyas.layers.dropout import Dropout, token_seeds
 from eyas.layers.model import HybridLM
+from eyas.layers.mtp import ahead
 from eyas.layers.testing.compare import gradients
 from eyas.parallel.context import Context
 
@@ -97,6 +101,28 @@ def test_the_loss_is_that_of_the_definition_with_gradients(model, length, packed
         torch.testing.assert_close(gradient, wanted.get(name, torch.zeros_like(gradient)), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_dropout_falls_on_what_each_block_of_each_depth_writes(repeated):
+    layers = {name: {"kind": "mlp", "intermediate_size": 20} for name in "ab"}
+    model = {"hidden_size": 12, "vocab_size": 7, "layers": layers, "pattern": "a / a, b / a, b", "dropout": 0.25}
+    lm, (tokens, labels), context = build(model | {"mtp_repeated": repeated}), batch(9, 0), mixers.alone()
+    token_seeds_BS = token_seeds(0, 0, *tokens.shape)
+    numbers, dropout = count(), Dropout(0.25, token_seeds_BS.t())
+
+    def through(blocks, x_SBD):
+        for block in blocks:
+            x_SBD = x_SBD + dropout(next(numbers), block.output(x_SBD, context))
+        return x_SBD
+
+    h_SBD, expected = lm.final_norm(through(lm.blocks.values(), lm.embed(tokens, context))), []
+    for k, depth in enumerate(lm.mtp.in_order(), 1):
+        h_SBD = depth.final_norm(through(depth.blocks, depth.joined(h_SBD, lm.embed(ahead(tokens, k, 0), context))))
+        expected.append(lm.loss(h_SBD, ahead(labels, k, -100), context))
+    found = lm(tokens, labels, seeds_BS=token_seeds_BS).parts["mtp_loss"]
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-12, atol=1e-12)
+    assert next(numbers) == 5
+
+
 @given(data(), seeds)
 def test_without_labels_a_tail_changes_nothing(model, seed):
     lm, (tokens, _) = build(model, seed), batch(9, seed)
@@ -116,9 +142,9 @@ def test_counted_activations_are_those_kept_for_the_backward_pass(model, rows, d
     tokens, labels = tokens[:rows], labels[:rows]
     known = [*lm.parameters(), tokens, *mixers.rotary_tables(lm.spec, 70, dtype)]
     kept = mixers.bytes_kept(lambda: lm(tokens, labels).minimised_SB, known)
-    sizes = {"sequence_length": 70, "microbatch": rows, "element": dtype.itemsize}
-    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, **sizes)) + loss_bytes(lm.spec, **sizes)
-    assert stated + tail_bytes(lm.spec, **sizes) == kept
+    share = RankShare(sequence_length=70, microbatch=rows, element=dtype.itemsize)
+    stated = sum(cost.activation_bytes for cost in block_costs(lm.spec, share)) + loss_bytes(lm.spec, share)
+    assert stated + tail_bytes(lm.spec, share) == kept
 
 
 def test_counted_flops_are_the_join_the_blocks_and_the_head_of_every_depth():

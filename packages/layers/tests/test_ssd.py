@@ -33,7 +33,7 @@ class Case:
         inputs = [t.detach().clone().requires_grad_() for t in (*self.operands, self.initial) if t is not None]
         cast = [t if t.dim() == 1 else t.to(dtype) for t in inputs]
         initial = cast[6] if self.initial is not None else None
-        y, state = ssd(*cast[:6], initial_state_BHPN=initial, documents_SB=self.documents, **options)  # type: ignore[arg-type]
+        y, state = ssd(*cast[:6], initial_state_BHPN=initial, documents_SB=self.documents, **options)
         loss = (y * self.loss_weights[0]).sum() + (state * self.loss_weights[1]).sum()
         return [y.detach(), state.detach(), *torch.autograd.grad(loss, inputs)]
 
@@ -262,9 +262,7 @@ def test_starts_are_where_documents_change() -> None:
     assert torch.equal(document_starts(documents), expected)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "message"), [("chunkd", "did you mean 'chunked'"), ("mamba_ssm", "needs CUDA tensors, got cpu")]
-)
+@pytest.mark.parametrize(("kernel", "message"), [("chunkd", "did you mean 'chunked'"), ("mamba_ssm", "needs a GPU")])
 def test_a_kernel_that_cannot_run_is_refused_by_name(kernel: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ssd(*draw_operands(0, 4, 1, 1, 1, 2, 2, 1.0), kernel=kernel)

@@ -99,7 +99,7 @@ def tracked_numbers() -> tuple[list[float], list[float], list[str]]:
     """Numbers inside and outside a fork of the tracker, twice from one seed, and what was logged."""
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger("megatron").addHandler(handler)
     groups.initialise(Layout())
     inside, outside = [], []

@@ -60,13 +60,13 @@ def test_the_experts_grid_must_divide_a_stages_processes(sizes: dict[str, int], 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "2", True, None])
 def test_sizes_are_whole_positive_numbers(field: str, size: object) -> None:
     with pytest.raises(LayoutError, match=f"layout.{field}=.* must be a whole number of at least 1"):
-        Layout(**{field: size})  # type: ignore[arg-type]
+        Layout(**{field: size})
 
 
 @pytest.mark.parametrize("field", ["sequence", "distributed_optimizer"])
 def test_switches_are_true_or_false(field: str) -> None:
     with pytest.raises(LayoutError, match=f"layout.{field}=1 must be true or false"):
-        Layout(tensor=2, **{field: 1})  # type: ignore[arg-type]
+        Layout(tensor=2, **{field: 1})
 
 
 def test_sequence_parallelism_needs_tensor_parallelism() -> None:
@@ -146,11 +146,11 @@ def test_sequences_must_split_evenly_into_pieces(
 
 @pytest.mark.parametrize("name, choice", [("context_order", "contiguous"), ("context_exchange", "alltoall")])
 def test_how_sequences_are_shared_means_nothing_without_context_ranks(name: str, choice: str) -> None:
-    assert getattr(Layout(context=2, **{name: choice}), name) == choice  # type: ignore[arg-type]
+    assert getattr(Layout(context=2, **{name: choice}), name) == choice
     with pytest.raises(LayoutError, match=f"layout.{name}={choice} .* layout.context=1"):
-        Layout(**{name: choice})  # type: ignore[arg-type]
+        Layout(**{name: choice})
     with pytest.raises(LayoutError, match=f"layout.{name}='ring' must be one of"):
-        Layout(context=2, **{name: "ring"})  # type: ignore[arg-type]
+        Layout(context=2, **{name: "ring"})
 
 
 def test_a_layout_names_its_sizes_and_all_that_was_chosen() -> None:

@@ -173,7 +173,7 @@ def load(layout: Layout, dtype: torch.dtype, folder: str, after: int, parallel: 
 
 @cache
 def alone(dtype: torch.dtype) -> Outcome:
-    return pool(1).run(train, Layout(), dtype)[0]  # type: ignore[no-any-return]
+    return pool(1).run(train, Layout(), dtype)[0]
 
 
 LAYOUTS = [
@@ -229,4 +229,4 @@ def test_the_distributed_optimizer_can_be_saved_before_its_first_step() -> None:
 def saved_and_loaded(saved: Layout, loaded: Layout, dtype: torch.dtype, after: int, parallel: bool = False) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         pool(saved.processes).run(save, saved, dtype, folder, after, parallel)
-        return pool(loaded.processes).run(load, loaded, dtype, folder, after, parallel)[0]  # type: ignore[no-any-return]
+        return pool(loaded.processes).run(load, loaded, dtype, folder, after, parallel)[0]

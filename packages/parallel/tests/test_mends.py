@@ -36,6 +36,16 @@ NEEDED = {
 @pytest.mark.parametrize(("place", "text"), NEEDED.values(), ids=NEEDED.keys())
 def test_upstream_still_needs_the_mend(place: str, text: str) -> None:
     """Where this fails, Megatron-Core has changed: drop the mend, or correct it."""
+    assert text in source(place)
+
+
+def test_upstream_still_saves_the_distributed_optimizer_in_float32() -> None:
+    """Where this fails, trainer.precision=float64 need not be refused beside layout.distributed_optimizer=true."""
+    saving = source("optimizer.distrib_optimizer.DistributedOptimizer.get_parameter_state_dp_zero")
+    assert "key: torch.zeros((gbuf_local_numel,), dtype=torch.float32, device" in saving
+
+
+def source(place: str) -> str:
+    """Of a method of Megatron-Core's."""
     module, owner, name = place.rsplit(".", 2)
-    function = getattr(getattr(import_module(f"megatron.core.{module}"), owner), name)
-    assert text in inspect.getsource(inspect.unwrap(function))
+    return inspect.getsource(inspect.unwrap(getattr(getattr(import_module(f"megatron.core.{module}"), owner), name)))

@@ -21,7 +21,7 @@ class LayoutError(ConfigError):
     """A parallel layout that the model, the batch or the machine cannot carry."""
 
 
-class UnsupportedError(EyasError, NotImplementedError):
+class UnsupportedError(EyasError):
     """Something that a mixer does not offer, asked of it."""
 
     exit_code = 2

@@ -208,7 +208,7 @@ class Mixer(nn.Module):
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
         """x: (S, B, D), normed input, whole sequences, or where `context.pieces` is set this rank's pieces of them.
         Returns (S, B, D), this rank's part of the sum."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{self.config.kind} has no forward; define it in the mixer")
 
     def on_own_tokens(self, x_sBD: Tensor, context: MixerContext) -> Tensor:
         """x: (s, B, D), normed input, this rank's own tokens. Returns their complete output, (s, B, D)."""

@@ -74,7 +74,7 @@ class MixerConfig:
 
     def weights(self, hidden_size: int) -> dict[str, Weight]:
         """The mixer's weights by attribute name."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{self.kind} does not declare its weights; define them in the mixer's Config")
 
     def parameters(self, hidden_size: int, at: Coordinates = WHOLE) -> int:
         """Number of trained weights that the rank holds."""
@@ -104,6 +104,9 @@ class MixerConfig:
     def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
         """Bytes of decoding state for one sequence after `sequence_length` tokens."""
         raise UnsupportedError(f"{self.kind} does not state its state_bytes; define them in the mixer's Config")
+
+    def check_device(self, cuda: bool) -> None:
+        """Raises ConfigError where an option asks for what this machine lacks: a GPU, or a package for one."""
 
     def check_split(self, hidden_size: int, at: Coordinates) -> None:
         """Raises LayoutError where grids of these sizes cannot divide this mixer's weights."""

@@ -40,7 +40,7 @@ class ModelConfig:
     meta_tokens: int = 0
     """Learned vectors in front of every sequence, seen by all its tokens; they have no loss (Hymba)."""
     dropout: float = 0.0
-    """Share of what each block writes, before a multi-token-prediction tail, that training sets to zero at random."""
+    """Share of what each block writes that training sets to zero at random."""
     init_std: float = 0.02
     mtp_loss_weight: float = 0.1
     """Weight of the multi-token-prediction loss, the mean over the depths that follow `/` in the pattern."""
@@ -98,6 +98,11 @@ class ModelSpec:
     def all_blocks(self) -> tuple[BlockSpec, ...]:
         """The blocks, and behind them those of the depths that have weights of their own."""
         return (*self.blocks, *(block for depth in self.tail for block in depth))
+
+    @property
+    def used_layers(self) -> dict[str, MixerConfig]:
+        """The layers that stand in the pattern, by name."""
+        return {name: self.layers[name] for block in self.all_blocks for name in block.layers}
 
     @property
     def embeds_twice(self) -> bool:

@@ -21,13 +21,13 @@ def recomputes(recompute: Recompute, role: str) -> bool:
 
 def roles(spec: ModelSpec) -> set[str]:
     """The roles that a model's blocks have."""
-    return {NORM, *(spec.layers[name].role for block in spec.all_blocks for name in block.layers)}
+    return {NORM, *(layer.role for layer in spec.used_layers.values())}
 
 
 def check_recompute(recompute: Recompute, spec: ModelSpec) -> None:
     """Raises LayoutError for a role that the model does not have, and for mixers that a second pass would not find what
     they borrow."""
-    for name, layer in spec.layers.items():
+    for name, layer in spec.used_layers.items():
         shares = layer.lends or layer.borrows
         if shares is not None and (recompute == FULL or recomputes(recompute, layer.role)):
             raise LayoutError(

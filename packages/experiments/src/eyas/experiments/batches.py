@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -96,6 +96,8 @@ class StepBatches(ABC):
         self.share, self.steps, self.seed = share, steps, seed
         self.sizes = BatchSizes(share.global_batch, ramp)
         self.served = 0
+        self.before_each: Callable[[], None] | None = None
+        """Called before each batch is made."""
 
     def __len__(self) -> int:
         return self.steps
@@ -105,6 +107,8 @@ class StepBatches(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         while self.served < self.steps:
+            if self.before_each is not None:
+                self.before_each()
             batch = self[self.served]
             self.served += 1
             yield batch

@@ -14,7 +14,7 @@ from eyas.parallel import checkpoint_folder
 
 AT = "@"
 """Stands between a run folder and the step that is branched from."""
-FREE = ("name", "runs", "branch_from", "experiment", "schedule", "layout", "sample")
+FREE = ("name", "runs", "branch_from", "experiment", "schedule", "layout", "sample", "logger", "profile")
 """Options that a branch may change."""
 FREE_OF_TRAINER = ("max_steps", "validation_interval", "checkpoint_interval", "keep_checkpoints")
 """Those of `trainer`; the others decide the order of samples, or how the optimizer's state is saved."""

@@ -27,7 +27,7 @@ class Output(Console):
 
 
 class ProgressLine(Callback):
-    """A bar with loss, tokens per second and memory on a terminal; else a line now and then. On rank 0 alone."""
+    """A bar with loss, tokens per second, MFU and memory on a terminal; else a line now and then. On rank 0 alone."""
 
     def __init__(self) -> None:
         self.console = Output(file=sys.stdout, highlight=False)
@@ -79,10 +79,11 @@ class ProgressLine(Callback):
 
 
 def describe(metrics: dict[str, float]) -> str:
-    """Loss, tokens so far, speed and memory in a few words."""
+    """Loss, tokens so far, speed, utilisation where it is known, and memory in a few words."""
+    mfu = f"  MFU {metrics['mfu']:.1%}" if "mfu" in metrics else ""
     return (
         f"loss {metrics['train/loss']:.3f}  {metrics['tokens']:,.0f} tokens  {metrics['tokens_per_second']:,.0f} "
-        f"tokens/s  {metrics['memory_gib']:.1f} GiB"
+        f"tokens/s{mfu}  {metrics['memory_gib']:.1f} GiB"
     )
 
 

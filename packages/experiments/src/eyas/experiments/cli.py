@@ -87,7 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resolve", action="store_true", help="with --cfg: fill in values that refer to others")
     resume = command("resume", "go on from a run's latest checkpoint")
     resume.add_argument("run", type=Path, help="run folder")
-    resume.add_argument("overrides", nargs="*", help="changes of layout, trainer or sample, such as layout.tensor=2")
+    resume.add_argument(
+        "overrides", nargs="*", help="changes of layout, trainer, profile or sample, such as layout.tensor=2"
+    )
     generate = command("generate", "continue texts with a trained model")
     generate.add_argument("run", type=Path, help="run folder")
     generate.add_argument("--prompt", action="append", help="text to continue; give several for one each")
@@ -105,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     import_hf = command("import-hf", "make a run folder of a model in Hugging Face's format")
     import_hf.add_argument("source", type=Path, help="folder with config.json, safetensors and tokenizer.json")
     import_hf.add_argument("--name", help="folder under runs; the model_type if left out")
+    import_hf.add_argument("--without-mtp", action="store_true", help="leave out layers that predict further tokens")
     export_hf = command("export-hf", "write a run's model so that transformers loads it")
     export_hf.add_argument("run", type=Path, help="run folder")
     export_hf.add_argument("target", type=Path, help="folder to make")
@@ -178,7 +181,7 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
 def run_import_hf(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.import_hf import import_hf
 
-    print(f"Run folder: {import_hf(known.source, known.name)}")
+    print(f"Run folder: {import_hf(known.source, known.name, without_mtp=known.without_mtp)}")
     return 0
 
 

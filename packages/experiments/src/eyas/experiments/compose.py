@@ -29,6 +29,7 @@ from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.match import MatchConfig
+from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import KINDS, LANGUAGE_MODELLING, load_task
@@ -44,6 +45,7 @@ SCHEMAS = {
     "schedule": ScheduleConfig,
     "trainer": TrainerConfig,
     "sample": SampleConfig,
+    "profile": ProfileConfig,
 }
 STATED = {"experiment": ExperimentConfig, "allocation": AllocationConfig, "match": MatchConfig}
 """Options that have no choices of their own."""

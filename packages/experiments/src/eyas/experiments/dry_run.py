@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -19,8 +20,9 @@ from eyas.core.accounting import (
 from eyas.core.arrangement import pairs_before
 from eyas.core.block_config import BlockSpec
 from eyas.core.model import ModelSpec
-from eyas.core.rank_costs import block_costs, loss_bytes, tail_bytes
+from eyas.core.rank_costs import RankShare, block_costs, loss_bytes, tail_bytes
 from eyas.core.recompute import FULL, recomputes
+from eyas.core.weights import Coordinates
 from eyas.experiments.run_config import RunConfig
 from eyas.parallel.in_flight import most_kept
 from eyas.parallel.layout import Layout
@@ -62,13 +64,14 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
     for heading in ("block", "layers", "parameters", "MFLOP / token", "activations MiB", "state KiB"):
         table.add_column(heading, justify="left" if heading == "layers" else "right")
     length = run.data.sequence_length
-    sizes: dict[str, Any] = {
-        "sequence_length": length,
-        "microbatch": run.trainer.microbatch,
-        "element": ELEMENT[run.trainer.precision],
-        "recompute": run.layout.recompute,
-    }
-    costs = block_costs(spec, **sizes)
+    share = RankShare(
+        sequence_length=length,
+        microbatch=run.trainer.microbatch,
+        element=ELEMENT[run.trainer.precision],
+        recompute=run.layout.recompute,
+        loss_chunk=run.layout.loss_chunk,
+    )
+    costs = block_costs(spec, share)
     rows: dict[tuple[str, ...], list[int]] = {}
     for cost in costs:
         key = (*cost.layers, str(cost.parameters if len(costs) > FOLDED else cost.index))
@@ -89,66 +92,91 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
             " / ".join(", ".join(" + ".join(block) for block in depth) for depth in spec.pattern.tail),
             f"{tail_parameters(spec):,}",
             f"{tail_flops(spec, length) / 1e6:,.3f}",
-            f"{tail_bytes(spec, **sizes, loss_chunk=run.layout.loss_chunk) / 2**20:,.1f}",
+            f"{tail_bytes(spec, share) / 2**20:,.1f}",
         )
     return table
 
 
 def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     """The stages of each pipeline process, one below the other, and what its ranks hold, which are alike but for the
-    data of replicas and context ranks."""
-    layout, element, length = run.layout, ELEMENT[run.trainer.precision], run.data.sequence_length
-    cut = stages_of(spec, layout, length)
-    table = Table(title=f"Ranks ({layout.processes // layout.pipeline} of each kind)", title_justify="left")
-    for heading in ("stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"):
-        table.add_column(heading, justify="right")
-    sizes: dict[str, Any] = {
-        "sequence_length": (length + spec.meta_tokens) // layout.context - spec.meta_tokens,
-        "microbatch": run.trainer.microbatch,
-        "at": layout.coordinates,
-        "sequence": layout.sequence,
-        "element": element,
-    }
-    chunk, recompute = layout.loss_chunk, layout.recompute
-    costs, flops = block_costs(spec, **sizes, recompute=recompute), flops_in_place(spec, length)
-    loss = loss_bytes(spec, **sizes, loss_chunk=chunk)
-    tail = tail_bytes(spec, **sizes, recompute=recompute, loss_chunk=chunk)
-    pairs = zip(spec.blocks, pairs_before(spec.blocks), strict=True)
-    gathered = [gathered_bytes(run, spec, block, pair) for block, pair in pairs]
-    kept = [sum(costs[index].activation_bytes + gathered[index] for index in blocks) for blocks in cut]
-    kept[-1] += loss + tail + sum(gathered_bytes(run, spec, block) for depth in spec.depths for block in depth)
+    data of replicas and context ranks; and where branches lie on halves of the ranks, for the half."""
+    layout = run.layout
+    kinds = halves(layout)
+    cut = stages_of(spec, layout, run.data.sequence_length)
+    alike = layout.processes // layout.pipeline // len(kinds)
+    table = Table(title=f"Ranks ({alike} of each kind)", title_justify="left")
+    headings = ["stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"]
+    for heading in headings + ["half"] * (len(kinds) > 1):
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
+    flops = flops_in_place(spec, run.data.sequence_length)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
+    held = {half: stage_costs(run, spec, at, cut) for half, at in kinds.items()}
     for process in range(layout.pipeline):
         stages = layout.stages_of(process)
-        weights = sum(
-            stage_parameters(spec, layout, stage) + sum(costs[index].parameters for index in cut[stage])
-            for stage in stages
-        )
-        most = most_kept(layout, process, microbatches, [kept[stage] for stage in stages])
-        table.add_row(
-            "\n".join(map(str, stages)),
-            "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
-            f"{weights:,}",
-            "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
-            f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
-            f"{most / 2**20:,.1f}",
-        )
+        for half, costs in held.items():
+            weights = sum(costs[stage][0] for stage in stages)
+            most = most_kept(layout, process, microbatches, [costs[stage][1] for stage in stages])
+            table.add_row(
+                "\n".join(map(str, stages)),
+                "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
+                f"{weights:,}",
+                "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
+                f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
+                f"{most / 2**20:,.1f}",
+                *[half] * (len(kinds) > 1),
+            )
     return table
 
 
-def stage_parameters(spec: ModelSpec, layout: Layout, stage: int) -> int:
+def halves(layout: Layout) -> dict[str, Coordinates]:
+    """Where a rank of each kind stands: one kind, or one in each half of the ranks that branches lie on."""
+    first = layout.coordinates
+    if layout.branches == "together":
+        return {"1st": first}
+    return {"1st": first, "2nd": replace(first, tensor_rank=layout.tensor // 2)}
+
+
+def stage_costs(run: RunConfig, spec: ModelSpec, at: Coordinates, cut: Sequence[range]) -> list[tuple[int, float]]:
+    """The weights of each stage on a rank that stands there, and what it keeps of a microbatch, in bytes."""
+    layout = run.layout
+    share = RankShare(
+        sequence_length=(run.data.sequence_length + spec.meta_tokens) // layout.context - spec.meta_tokens,
+        microbatch=run.trainer.microbatch,
+        at=at,
+        sequence=layout.sequence,
+        element=ELEMENT[run.trainer.precision],
+        recompute=layout.recompute,
+        loss_chunk=layout.loss_chunk,
+    )
+    costs, pairs = block_costs(spec, share), pairs_before(spec.blocks)
+    kept = [
+        cost.activation_bytes + gathered_bytes(run, spec, block, at, pair)
+        for cost, block, pair in zip(costs, spec.blocks, pairs, strict=True)
+    ]
+    behind = loss_bytes(spec, share) + tail_bytes(spec, share)
+    behind += sum(gathered_bytes(run, spec, block, at) for depth in spec.depths for block in depth)
+    return [
+        (
+            stage_parameters(spec, layout, stage, at) + sum(costs[index].parameters for index in blocks),
+            sum(kept[index] for index in blocks) + (behind if stage == len(cut) - 1 else 0),
+        )
+        for stage, blocks in enumerate(cut)
+    ]
+
+
+def stage_parameters(spec: ModelSpec, layout: Layout, stage: int, at: Coordinates) -> int:
     """Weights of a stage's rank outside its blocks: embedding, meta tokens, final norm, head, multi-token-prediction
     tail."""
-    matrix = vocabulary_rows(spec, layout.coordinates) * spec.hidden_size
+    matrix = vocabulary_rows(spec, at) * spec.hidden_size
     first, last = stage == 0, stage == layout.stage_count - 1
     embedding = first or (last and spec.embeds_twice)
     head = last and not spec.tie_embeddings
-    behind = spec.hidden_size + tail_parameters(spec, layout.coordinates) if last else 0
+    behind = spec.hidden_size + tail_parameters(spec, at) if last else 0
     meta = spec.meta_tokens * spec.hidden_size if first else 0
     return matrix * (int(embedding) + int(head)) + meta + behind
 
 
-def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, pair: int = 0) -> float:
+def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, at: Coordinates, pair: int = 0) -> float:
     """What a rank keeps of other context ranks' tokens for a block, behind `pair` blocks of two branches; exchanged
     heads take the place of its own, and what is recomputed keeps nothing."""
     layout, element = run.layout, ELEMENT[run.trainer.precision]
@@ -156,8 +184,8 @@ def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, pair: int 
         return 0.0
     others = (run.data.sequence_length + spec.meta_tokens) * run.trainer.microbatch * (layout.context - 1)
     return sum(
-        spec.layers[name].gathered_bytes(others // layout.context, element, at)
-        for name, at in block.places(layout.coordinates, pair).items()
+        spec.layers[name].gathered_bytes(others // layout.context, element, place)
+        for name, place in block.places(at, pair).items()
         if not recomputes(layout.recompute, spec.layers[name].role)
     )
 

@@ -79,11 +79,16 @@ def tensor_shapes(files: Iterable[Path]) -> dict[str, Shape]:
 
 
 def read_tensors(files: Iterable[Path], table: Mapping[str, Correspondence], ours: Mapping[str, Tensor]) -> None:
-    """Copies every tensor of the table into ours, one at a time."""
+    """Copies every tensor of the table into ours, one at a time; then compares copies with what they repeat."""
+    stored_in = {}
     for file in files:
         with safe_open(file, "pt") as stored:
-            for name in stored.keys():  # noqa: SIM118
-                if name in table:
+            stored_in[file] = {*stored.keys()} & table.keys()
+    for repeats in (False, True):
+        for file, names in stored_in.items():
+            wanted = sorted(name for name in names if table[name].repeats is repeats)
+            with safe_open(file, "pt") as stored:
+                for name in wanted:
                     table[name].read(stored.get_tensor(name), ours)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from eyas.core.accounting import parameters
-from eyas.core.errors import DataError
+from eyas.core.errors import ConfigError, DataError
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.schema import dump
 from eyas.experiments import hf_folder, run_folder
@@ -16,22 +18,27 @@ from eyas.experiments.tokenizer import entries, load_tokenizer, number_of
 from eyas.layers.hf import Family
 from eyas.layers.hf_families import family_of_config
 from eyas.layers.hf_options import model_data
-from eyas.layers.hf_tensors import check_names, correspondences
+from eyas.layers.hf_tensors import Shape, check_names, correspondences, layers_ahead
 from eyas.layers.model import HybridLM
 
 
-def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs")) -> Path:
-    """Makes a run folder of the model in `source` and returns it.
+def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), *, without_mtp: bool = False) -> Path:
+    """Makes a run folder of the model in `source` and returns it; `without_mtp` leaves out the layers that predict
+    further tokens, and says so.
 
     Everything is checked before the folder is made, and its checkpoint comes last: a run folder without one is not
     taken for a model. Raises ConfigError, CheckpointError or DataError naming what cannot be read.
     """
     config = hf_folder.read_config(source)
     family = family_of_config(config)
-    model = model_data(family, config)
-    spec = load_model(model)
     files = hf_folder.weight_files(source)
-    check_names(family, spec, hf_folder.tensor_shapes(files))
+    shapes = hf_folder.tensor_shapes(files)
+    ahead = further_layers(family, config, shapes)
+    if without_mtp:
+        shapes = left_out(shapes, ahead)
+    model = model_data(family, config, 0 if without_mtp else len(ahead))
+    spec = load_model(model)
+    check_names(family, spec, shapes)
     if not (source / hf_folder.TOKENIZER).is_file():
         raise DataError(
             f"{source} has no {hf_folder.TOKENIZER}; transformers' AutoTokenizer.from_pretrained(...) writes one with "
@@ -59,6 +66,22 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs")) 
     run_folder.write_metrics(folder, {"steps": 0, "parameters": parameters(spec)})
     run_folder.write_status(folder, "finished")
     return folder
+
+
+def further_layers(family: Family, config: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """What the names in layers that predict further tokens begin with; none where no file has them, as transformers
+    counts such layers in config.json and does not save them."""
+    layers = layers_ahead(family, config)
+    return layers if any(name.startswith(tuple(layers)) for name in names) else []
+
+
+def left_out(shapes: Mapping[str, Shape], layers: Sequence[str]) -> dict[str, Shape]:
+    """What stays without these layers. Raises ConfigError where there are none."""
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith(tuple(layers))}
+    if not layers:
+        raise ConfigError("--without-mtp: the model has no layers that predict further tokens; leave it out")
+    print(f"Left out: {len(shapes) - len(kept)} tensors that predict further tokens ({', '.join(layers)}*)")
+    return kept
 
 
 def keep_files(source: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 LENGTH = "@"
 """Stands between a metric and the sequence length that it was measured at: accuracy@256."""
 FIRST = ("validation_loss",)
-COSTS = ("train_loss", "tokens_per_second", "parameters", "memory_gib", "training_flops_per_token", "seconds")
+COSTS = ("train_loss", "tokens_per_second", "mfu", "parameters", "memory_gib", "training_flops_per_token", "seconds")
 """In this order, behind what was learnt; all others follow by name."""
 HIGHER = frozenset({"accuracy", "acc", "match", "f1", "score", "tflops", "mfu"})
 LOWER = frozenset({"loss", "perplexity", "ppl", "error", "memory", "seconds"})

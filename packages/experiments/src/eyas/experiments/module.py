@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 
-from eyas.core.accounting import training_flops
 from eyas.experiments.batches import Batch
 from eyas.experiments.run_config import RunConfig
+from eyas.experiments.step_metrics import StepMetrics, named
 from eyas.experiments.validation import TextValidation, Validation
 from eyas.layers.dropout import token_seeds
 from eyas.layers.model import HybridLM
@@ -44,6 +42,7 @@ class TrainingModule(LightningModule):
         self.stages: list[HybridLM] = []
         self.model: nn.Module | None = None
         self.engine: Engine | None = None
+        self.measured: StepMetrics | None = None
         self.validation: dict[str, float] = {}
         """What the last validation told."""
         self.validated_at = -1
@@ -72,14 +71,20 @@ class TrainingModule(LightningModule):
             optimizer=self.run.optimizer if fitting else None,
             wide_gradients=self.run.trainer.gradients == "float32",
         )
+        if fitting:
+            self.measured = StepMetrics(self.run, self.engine, self.dtype_)
         return self.engine
+
+    def begin_step(self) -> None:
+        """Called before the batch of a training step is made."""
+        assert self.measured is not None
+        self.measured.begin()
 
     def configure_optimizers(self) -> None:
         """None: the strategy makes Megatron-Core's."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        assert self.engine is not None
-        started = time.perf_counter()
+        assert self.engine is not None and self.measured is not None
         step, steps, schedule = self.global_step, self.run.trainer.max_steps, self.run.schedule
         losses = self.engine.train_step(self.microbatches(self.with_seeds(batch, step)))
         optimizer: Any = self.optimizers()
@@ -88,23 +93,11 @@ class TrainingModule(LightningModule):
             self.run.optimizer.weight_decay * schedule.weight_decay(step, steps),
         )
         optimizer.step()
-        updated, grad_norm = optimizer.optimizer.result
-        seconds = time.perf_counter() - started
-        batches, length = self.run.trainer.batches, self.run.data.sequence_length
-        tokens, samples = batches.at(step) * length, batches.before(step + 1)
+        rate, decay = optimizer.optimizer.values
         metrics = {
-            **{f"train/{name}": loss for name, loss in losses.items()},
-            "grad_norm": grad_norm,
-            "skipped": 0.0 if updated else 1.0,
-            "learning_rate": optimizer.optimizer.values[0],
-            "weight_decay": optimizer.optimizer.values[1],
-            "tokens_per_second": tokens / seconds,
-            "tflops": training_flops(self.spec, length) * tokens / seconds / 1e12,
-            "global_batch": float(batches.at(step)),
-            "samples": float(samples),
-            "tokens": float(samples * length),
-            "step_seconds": seconds,
-            "memory_gib": memory_gib(),
+            **self.measured.end(step, losses, optimizer.optimizer.result),
+            "learning_rate": rate,
+            "weight_decay": decay,
         }
         self.log_dict(metrics, logger=False)
         metrics |= named(self.engine.figures)  # for the loggers alone: hundreds, of which the terminal shows none
@@ -143,22 +136,3 @@ class TrainingModule(LightningModule):
         size = self.run.trainer.microbatch
         parts = {name: tensor.split(size) for name, tensor in batch.items()}
         return [dict(zip(parts, tensors, strict=True)) for tensors in zip(*parts.values(), strict=True)]
-
-
-def named(figures: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
-    """What mixers tell of a step as metrics: one for each number, those of a list by their place in it."""
-    return {
-        f"{mixer}/{name}{place}": value
-        for mixer, values in figures.items()
-        for name, tensor in values.items()
-        for place, value in (
-            [("", tensor.item())] if tensor.dim() == 0 else [(f"_{i}", v) for i, v in enumerate(tensor.tolist())]
-        )
-    }
-
-
-def memory_gib() -> float:
-    """Peak memory of this process so far: the GPU's where there is one, else the process's own."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30

@@ -19,7 +19,7 @@ from eyas.parallel import checkpoint_folder
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import follow
 
-RESUMABLE = ("layout", "trainer", "sample")
+RESUMABLE = ("layout", "trainer", "profile", "sample")
 """Groups that may change when a run goes on; any other change would make it a different run."""
 KEPT = {
     "global_batch": "the order of samples depends on it",
@@ -36,10 +36,11 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
         follow(WORKER, [JOINED])
         return 0
     data = run_folder.read_config(latest_config(folder))
+    data.pop("profile", None)  # a trace is of the command that asks for it
     for override in overrides:
         apply(data, override)
     run = load_run(data)
-    check_steps_left(folder, run.trainer.max_steps)
+    run.profile.check(check_steps_left(folder, run.trainer.max_steps))
     if run.drawn_task is None and not (folder / run_folder.DATA).exists():
         raise CheckpointError(
             f"{folder} holds imported weights, not a run to go on with; eyas train start_from={folder}"
@@ -69,9 +70,10 @@ def apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} cannot be read as YAML; quote text with signs: {path}='\"a: b\"'") from error
 
 
-def check_steps_left(folder: Path, max_steps: int) -> None:
-    """Raises CheckpointError without a checkpoint, and ConfigError where the latest one leaves nothing to do. A run
-    that was ended between its last checkpoint and its outcome still has to write that down."""
+def check_steps_left(folder: Path, max_steps: int) -> int:
+    """How many steps there are to do. Raises CheckpointError without a checkpoint, and ConfigError where the latest one
+    leaves nothing to do. A run that was ended between its last checkpoint and its outcome still has to write that down.
+    """
     steps = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
     if not steps:
         raise CheckpointError(f"{folder} has no complete checkpoint to go on from; start the run again with eyas train")
@@ -81,6 +83,7 @@ def check_steps_left(folder: Path, max_steps: int) -> None:
             f"{folder} has {done} steps behind it and trainer.max_steps={max_steps} leaves none to do; "
             f"go on with more, such as trainer.max_steps={2 * done}"
         )
+    return max_steps - done
 
 
 def restore_data(folder: Path, config: DataConfig) -> None:

@@ -15,8 +15,10 @@ from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.corpus import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.match import MatchConfig
+from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
+from eyas.experiments.trackers import TENSORBOARD, asked_for
 from eyas.parallel.fits import check_fits
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -45,6 +47,11 @@ class TrainerConfig:
     """Steps between checkpoints; null for one at the end."""
     keep_checkpoints: int | None = None
     """How many of the latest checkpoints stay on disk; null for all."""
+    peak_tflops: float | Literal["measured"] | None = None
+    """What a device could compute at most, in TFLOP/s, for MFU; `measured` for what a product of matrices reaches here;
+    null for the data sheet's where a GPU is known and precision is bfloat16, and no MFU elsewhere."""
+    step_times: bool = True
+    """Log how long data, forward, backward, reduction, optimizer and waiting take in each step."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "global_batch", "microbatch"):
@@ -54,6 +61,8 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1, or null")
+        if isinstance(self.peak_tflops, float) and not 0 < self.peak_tflops < math.inf:
+            raise ConfigError(f"peak_tflops={self.peak_tflops} must be a number above 0, or measured, or null")
         if self.gradients == "bfloat16" and self.precision != "bfloat16":
             raise ConfigError(
                 f"gradients=bfloat16 is narrower than the weights of precision={self.precision}; set "
@@ -104,12 +113,15 @@ class RunConfig:
     branch_from: str | None = None
     """Run folder and step, as runs/stable@300: go on from that checkpoint, optimizer included, with another schedule or
     length. Without a step, from where the decay begins; null for a run of its own."""
+    logger: str | tuple[str, ...] = TENSORBOARD
+    """Where metrics go beside metrics.csv: tensorboard, wandb, mlflow, a list of them, or csv for nowhere else."""
     model: dict[str, Any]
     layout: Layout = field(default_factory=Layout)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
@@ -142,6 +154,8 @@ def load_run(data: Mapping[str, Any]) -> RunConfig:
 def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
+    asked_for(run.logger)
+    run.profile.check(trainer.max_steps)
     for size in trainer.batches.all:
         try:
             layout.check_microbatches(layout.microbatches(size, trainer.microbatch))
@@ -160,8 +174,8 @@ def check(run: RunConfig) -> None:
         )
     if trainer.precision == "float64" and layout.distributed_optimizer:
         raise ConfigError(
-            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose checkpoints "
-            "hold the optimizer's state in float32; set one of them to its default"
+            "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose state "
+            "Megatron-Core saves in float32: a resumed run would be another one; set one of them to its default"
         )
     if layout.distributed_optimizer and layout.data * layout.context == 1 and not run.optimizer.cpu_offload:
         raise LayoutError(

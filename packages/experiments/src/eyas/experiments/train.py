@@ -17,6 +17,7 @@ from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.start_from import keep_imported_files, with_start
 from eyas.experiments.summary import print_summary
+from eyas.experiments.trackers import asked_for, check_installed
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import follow, launch
 
@@ -92,17 +93,22 @@ def train_one(job: Job, *, dry_run: bool) -> None:
 
 
 def check_machine(run: RunConfig) -> None:
-    """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU."""
-    job = joined()
-    if run.optimizer.cpu_offload:
-        import torch
+    """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU
+    or package."""
+    import torch
 
-        run.optimizer.check_device(torch.cuda.is_available())
+    check_installed(asked_for(run.logger))
+    cuda = torch.cuda.is_available()
+    run.optimizer.check_device(cuda)
+    for name, layer in run.spec.layers.items():
+        try:
+            layer.check_device(cuda)
+        except ConfigError as error:
+            raise ConfigError(f"model.layers.{name} ({layer.kind}): {error}") from error
+    job = joined()
     if job is not None:
         run.layout.check_world(job.world_size)
     else:
-        import torch
-
         from eyas.parallel.layout import processes_here
 
         run.layout.check_machine(processes_here(torch.cuda.device_count()))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from eyas.core.accounting import parameters, tail_parameters, training_flops
 from eyas.core.errors import CheckpointError
@@ -21,9 +20,11 @@ from eyas.experiments.branch_from import checkpoint_of
 from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.feed import feed_of
 from eyas.experiments.module import TrainingModule
+from eyas.experiments.profiling import Profile
 from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
+from eyas.experiments.trackers import asked_for, loggers
 from eyas.parallel import checkpoint, groups, quiet
 from eyas.parallel.launch import report_errors
 from eyas.parallel.strategy import MegatronStrategy
@@ -71,16 +72,26 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     if start_from is None and run.start_from is not None:
         weights = checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
     module = TrainingModule(run, weights, feed.begin_validation)
+    feed.training.before_each = module.begin_step
     log = RunLogger(folder)
+    others = loggers(
+        asked_for(run.logger),
+        folder,
+        experiment=run.name,
+        runs=Path(run.runs),
+        config=run_folder.read_config(folder / run_folder.CONFIG),
+        first=dist.get_rank() == 0,
+    )
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices="auto" if torch.cuda.is_available() else run.layout.processes,
         strategy=MegatronStrategy(run.layout),
         max_steps=steps,
-        logger=[log, TensorBoardLogger(folder, name="tensorboard", version="")],
+        logger=[log, *others],
         callbacks=[
             ProgressLine(),
             ResumesLog(log),
+            *([Profile(run.profile, folder)] if run.profile.kind == "torch" else []),
             Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints),
         ],
         log_every_n_steps=1,
@@ -121,6 +132,7 @@ def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: f
         "samples": samples,
         "tokens": samples * run.data.sequence_length,
         "tokens_per_second": last.get("tokens_per_second"),
+        **({"mfu": last["mfu"]} if "mfu" in last else {}),
         "memory_gib": last.get("memory_gib"),
         "parameters": parameters(module.spec),
         "tail_parameters": tail_parameters(module.spec),

@@ -21,6 +21,7 @@ from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
 from eyas.layers.recompute import block_output, recomputed
 from eyas.parallel.context import Context
+from eyas.parallel.regions import region
 
 Changed = Mapping[str, Mapping[str, Tensor]]
 """By layer: weights that take the place of the mixer's own."""
@@ -57,10 +58,11 @@ class Branches(nn.Module):
         read = Gathered(normed_sBD, context, whole=bool(readers), made_from=(x_sBD, self.norm) if again else None)
         with read.remaking():
             complete = self.complete(normed_sBD, context)
-            partials = {
-                name: forward_of(branch, read.whole, context.at(branch.place), changed.get(name, {}))
-                for name, branch in readers
-            }
+            partials = {}
+            for name, branch in readers:
+                with region(branch_region(name, branch)):
+                    at = context.at(branch.place)
+                    partials[name] = forward_of(branch, read.whole, at, changed.get(name, {}))
         read.results(partials.values())
         return self.combine(partials, complete, context)
 
@@ -82,8 +84,12 @@ class Branches(nn.Module):
 
     def complete(self, x_sBD: Tensor, context: Context) -> dict[str, Tensor]:
         """What the branches give that work on this rank's own tokens, each (s, B, D), for x, normed: (s, B, D)."""
-        owners = [(name, branch) for name, branch in self.named() if branch.config.owns_tokens]
-        return {name: own_tokens_of(branch, x_sBD, context) for name, branch in owners}
+        outputs = {}
+        for name, branch in self.named():
+            if branch.config.owns_tokens:
+                with region(branch_region(name, branch)):
+                    outputs[name] = own_tokens_of(branch, x_sBD, context)
+        return outputs
 
     def readers(self) -> list[tuple[str, Mixer]]:
         """The branches that read the whole sequence."""
@@ -144,6 +150,11 @@ class Block(Branches):
         """Further tokens: what the block writes, (S, B, D), and the branches' next states."""
         y_SBD, states = self.mixed_further(x_SBD, states, context)
         return behind(y_SBD, self.projection, self.options), states
+
+
+def branch_region(name: str, branch: Mixer) -> str:
+    """What a trace calls the work of a branch."""
+    return f"{name} ({branch.config.kind})"
 
 
 def forward_of(branch: Mixer, x_SBD: Tensor, context: Context, changed: Mapping[str, Tensor]) -> Tensor:

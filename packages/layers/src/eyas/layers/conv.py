@@ -78,6 +78,19 @@ def histories(inputs: Mapping[str, Tensor], weight_CK: Tensor, pieces: Pieces | 
     return dict(zip(inputs, before_KBC.split([end.shape[-1] for end in ends], dim=-1), strict=True))
 
 
+def causal_conv_by_heads(x_SBHP: Tensor, weight_CK: Tensor, bias_C: Tensor | None, pieces: Pieces) -> Tensor:
+    """`causal_conv` of whole sequences of this rank's share of the heads, from its pieces of all heads, whose channels
+    the weights and biases are of. Returns (S, B, H, P)."""
+    width = x_SBHP.shape[-1]
+    weight, bias = (
+        None if taps is None else pieces.own_heads(taps.unflatten(0, (-1, width))).flatten(0, 1)
+        for taps in (weight_CK, bias_C)
+    )
+    assert weight is not None
+    whole_SBC = pieces.heads(x_SBHP).flatten(2)
+    return causal_conv(whole_SBC, weight, bias, documents_SB=pieces.whole_documents_SB).unflatten(-1, (-1, width))
+
+
 def latest(history_KBC: Tensor, x_SBC: Tensor) -> Tensor:
     """The history behind x: its last K - 1 inputs, of which some may stand in the history before it."""
     past = history_KBC.shape[0]

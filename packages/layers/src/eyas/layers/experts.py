@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyas.core.errors import ConfigError
+from eyas.layers.grouped_transformer_engine import grouped_transformer_engine
 
-Kernel = Literal["auto", "grouped", "loop"]
+Kernel = Literal["auto", "grouped", "loop", "transformer_engine"]
 GROUPED_BYTES = 16
 """torch's grouped product takes rows of a multiple of so many bytes."""
 
@@ -45,10 +46,13 @@ def experts(
 
 
 def grouped_linear(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor, kernel: Kernel = "auto") -> Tensor:
-    """Each expert's rows times its matrix: (N, O). "auto" takes torch's grouped product where that takes the tensors.
+    """Each expert's rows times its matrix: (N, O). "auto" takes torch's grouped product where that takes the tensors;
+    transformer-engine's must be asked for, as it multiplies float32 with fewer digits.
 
-    Raises ConfigError where "grouped" is asked for and cannot be had.
+    Raises ConfigError where "grouped" or "transformer_engine" is asked for and cannot be had.
     """
+    if kernel == "transformer_engine":
+        return grouped_transformer_engine(x_NI, counts, weight_EOI)
     possible = grouped_takes(x_NI.itemsize, *weight_EOI.shape[1:])
     if kernel == "grouped" and not possible:
         raise ConfigError(

@@ -17,7 +17,7 @@ from eyas.core.mixer import Mixer, MixerContext
 from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
-from eyas.layers.conv import causal_conv, conv_step, histories
+from eyas.layers.conv import causal_conv, causal_conv_by_heads, conv_step, histories
 from eyas.layers.delta_rule import CHUNK, delta_rule_summary, gated_delta_rule
 from eyas.layers.delta_rule_sequential import delta_rule_step
 from eyas.layers.gated_norm import gated_group_norm
@@ -38,6 +38,7 @@ class GatedDeltaNet(Mixer):
         role = "ssm"
         carries_documents = True
         carries_context = True
+        exchanges_heads = True
 
         num_heads: int
         """Heads of values; split over the tensor-parallel ranks."""
@@ -118,8 +119,16 @@ class GatedDeltaNet(Mixer):
     config: GatedDeltaNet.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
+        inputs, rates = {n: linear(x_SBD, getattr(self, n)) for n in "qkv"}, self.rates(x_SBD)
+        by_heads = context.pieces is not None and context.pieces.by_heads
+        return self.output((self.by_heads if by_heads else self.by_pieces)(inputs, *rates, context), x_SBD)
+
+    def by_pieces(
+        self, inputs: dict[str, Tensor], log_decay_SBH: Tensor, beta_SBH: Tensor, context: MixerContext
+    ) -> Tensor:
+        """Convolutions and rule, (S, B, H, P), of whole sequences or of pieces, which have what goes on in them from
+        the pieces before."""
         documents, pieces = context.documents_SB, context.pieces
-        inputs = {n: linear(x_SBD, getattr(self, n)) for n in "qkv"}
         history = histories(inputs, self.conv_q, pieces)
         q, k, v = (
             self.split(
@@ -127,14 +136,26 @@ class GatedDeltaNet(Mixer):
             )
             for n, x in inputs.items()
         )
-        log_decay, beta = self.rates(x_SBD)
         how: dict[str, Any] = {"documents_SB": documents, "chunk_size": self.config.chunk_size}
         carried = None
         if pieces is not None:
-            summary = delta_rule_summary(k, v, log_decay, beta, **how)
+            summary = delta_rule_summary(k, v, log_decay_SBH, beta_SBH, **how)
             carried = pieces.carried(*summary, lambda matrix, state: state @ matrix)
-        y_SBHP, _ = gated_delta_rule(q, k, v, log_decay, beta, initial_state_BHPN=carried, **how)
-        return self.output(y_SBHP, x_SBD)
+        return gated_delta_rule(q, k, v, log_decay_SBH, beta_SBH, initial_state_BHPN=carried, **how)[0]
+
+    def by_heads(
+        self, inputs: dict[str, Tensor], log_decay_SBH: Tensor, beta_SBH: Tensor, context: MixerContext
+    ) -> Tensor:
+        """Convolutions and rule of whole sequences of this rank's share of the heads, for its pieces of all heads, and
+        back to these: (S, B, H, P)."""
+        pieces = context.pieces
+        assert pieces is not None
+        q, k, v = (
+            causal_conv_by_heads(self.split(x, n), getattr(self, f"conv_{n}"), None, pieces) for n, x in inputs.items()
+        )
+        log_decay, beta = (pieces.heads(t_SBH[..., None])[..., 0] for t_SBH in (log_decay_SBH, beta_SBH))
+        how: dict[str, Any] = {"documents_SB": pieces.whole_documents_SB, "chunk_size": self.config.chunk_size}
+        return pieces.tokens(gated_delta_rule(q, k, v, log_decay, beta, **how)[0])
 
     def split(self, value: Tensor, name: str) -> Tensor:
         """(..., heads * width) to (..., heads, width) for q, k or v."""

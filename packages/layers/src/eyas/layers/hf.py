@@ -20,6 +20,8 @@ Blocks = tuple[tuple[str, ...], ...]
 """Kinds of mixers side by side, for each of our blocks that one of their layers makes."""
 LAYER_TYPES = "layer_types"
 """The option under which `complete` gives, and `finish` takes, the type of every layer."""
+DEPTH_TYPE = "depth_type"
+"""The same of the layers that predict further tokens, in families that have such."""
 LAYER_NAMES = {"mamba1": "ssm", "mamba2": "ssm", "attention": "attn", "mlp": "ffn"}
 """How the layers of an imported model are called, by kind; any other kind lends its own name."""
 
@@ -98,6 +100,23 @@ class Names:
     head: str = "lm_head.weight"
 
 
+@dataclass(frozen=True, kw_only=True)
+class DepthNames:
+    """How a family speaks of layers that predict further tokens: they come behind the others, and are like them but for
+    these tensors."""
+
+    option: str
+    """How many there are, in config.json; transformers saves none of them, whatever it says."""
+    embedding_norm: str
+    hidden_norm: str
+    join: str
+    final_norm: str
+    embedding: str
+    """A copy of the model's."""
+    head: str
+    """A copy of the model's."""
+
+
 @dataclass(frozen=True)
 class SharedBlocks:
     """How a family's config.json and its tensors speak of blocks that have options."""
@@ -128,6 +147,8 @@ class Family:
     names: Names
     mixers: Mapping[str, tuple[Part, ...]]
     """Tensors of each kind of mixer."""
+    depths: DepthNames | None = None
+    """For a family with layers that predict further tokens; it has one of them at most."""
     shared: SharedBlocks | None = None
     """For a family whose blocks have options; its layers need not be of one length, and its norms are in `sections`."""
     complete: Callable[[TheirConfig], TheirConfig]

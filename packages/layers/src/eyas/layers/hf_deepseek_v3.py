@@ -1,10 +1,11 @@
 """DeepSeek-V3: multi-head latent attention, then a feed-forward layer in the first layers and experts in the rest.
 
-Without its layers for multi-token prediction, which transformers leaves out too; tensors of them are refused.
+Its layer for multi-token prediction stands behind the others, as in the published weights; transformers knows of it and
+leaves it out.
 """
 
 from eyas.core.errors import ConfigError
-from eyas.layers.hf import LAYER_TYPES, Family, Names, Part, TheirConfig, option
+from eyas.layers.hf import DEPTH_TYPE, LAYER_TYPES, DepthNames, Family, Names, Part, TheirConfig, option
 from eyas.layers.hf_moe import moe_parts
 from eyas.layers.hf_rope import rope_scaling, with_scaling, without_scaling
 from eyas.layers.hf_sigmoid import SIGMOID, selection_bias, with_routing, without_routing
@@ -22,18 +23,20 @@ def complete(config: TheirConfig) -> TheirConfig:
     shared, layers = config.pop("n_shared_experts", 1), needed(config, "num_hidden_layers")
     if not shared:
         raise ConfigError(f"config.json: n_shared_experts={shared} is not supported; it must be at least 1")
-    dense = min(config.pop("first_k_dense_replace", 3), layers)
+    dense = config.pop("first_k_dense_replace", 3)
+    types = ["mlp" if layer < dense else "moe" for layer in range(layers + 1)]
     size = config.get("moe_intermediate_size", 0) * shared
-    return config | {LAYER_TYPES: ["mlp"] * dense + ["moe"] * (layers - dense), SHARED: size}
+    return config | {LAYER_TYPES: types[:-1], DEPTH_TYPE: types[-1], SHARED: size}
 
 
 def finish(config: TheirConfig) -> TheirConfig:
     """The inverse; refuses a feed-forward layer behind experts, and a shared expert that is no multiple of another."""
-    types = config[LAYER_TYPES]
+    tail = config.pop(DEPTH_TYPE)
+    types = config[LAYER_TYPES] + ([] if tail is None else [tail])
     dense = types.count("mlp")
     if "mlp" in types[dense:]:
         raise ConfigError(f"model.pattern: in deepseek_v3 the layers without experts come first, and here {types}")
-    config = without_layers(without_scaling(config)) | {"first_k_dense_replace": dense, "num_nextn_predict_layers": 0}
+    config = without_layers(without_scaling(config)) | {"first_k_dense_replace": dense}
     config["num_key_value_heads"] = config["num_attention_heads"]
     if dense == len(types):
         return config
@@ -95,6 +98,15 @@ DEEPSEEK_V3 = Family(
         "mlp": mlp_parts("mlp"),
         "moe": (*moe_parts("mlp", shared="shared_experts"), selection_bias("mlp")),
     },
+    depths=DepthNames(
+        option="num_nextn_predict_layers",
+        embedding_norm="enorm",
+        hidden_norm="hnorm",
+        join="eh_proj",
+        final_norm="shared_head.norm",
+        embedding="embed_tokens",
+        head="shared_head.head",
+    ),
     complete=complete,
     finish=finish,
 )  # fmt: skip

@@ -18,7 +18,7 @@ from eyas.layers.hf_llama import LLAMA
 from eyas.layers.hf_mamba2 import MAMBA2
 from eyas.layers.hf_mixtral import MIXTRAL
 from eyas.layers.hf_nemotron_h import NEMOTRON_H
-from eyas.layers.hf_options import hf_config, types_of_layers
+from eyas.layers.hf_options import hf_config, types_of_depths, types_of_layers
 from eyas.layers.hf_qwen2_moe import QWEN2_MOE
 from eyas.layers.hf_qwen3_moe import QWEN3_MOE
 from eyas.layers.hf_zamba2 import ZAMBA2
@@ -48,6 +48,7 @@ def family_of_model(spec: ModelSpec) -> tuple[Family, dict[str, Any]]:
     for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != spec.name):
         try:
             types_of_layers(family, spec)
+            types_of_depths(family, spec)
         except ConfigError as error:
             reasons.append(f"{family.model_type}: {error}")
             continue

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from eyas.core.block_config import BlockConfig
+from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelConfig, ModelSpec
 from eyas.core.pattern import Pattern
 from eyas.core.registry import mixer
 from eyas.core.schema import REQUIRED, defaults, dump
-from eyas.layers.hf import LAYER_NAMES, LAYER_TYPES, Blocks, Family, Option
+from eyas.layers.hf import DEPTH_TYPE, LAYER_NAMES, LAYER_TYPES, Blocks, Family, Option
 
 EVERYWHERE = frozenset({
     "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
@@ -30,19 +30,25 @@ NO_OPTIONS = frozenset({"name", "layers", "pattern", "blocks", "depths"})
 """What a model has besides options: its arrangement, which types of layers express."""
 
 
-def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `model` group for a config.json. Raises ConfigError naming an option that is unknown or cannot be kept to."""
+def model_data(family: Family, config: Mapping[str, Any], depths: int = 0) -> dict[str, Any]:
+    """The `model` group for a config.json, with so many layers that predict further tokens. Raises ConfigError naming
+    an option that is unknown or cannot be kept to."""
+    if depths > 1 and family.depths is not None:
+        raise ConfigError(
+            f"config.json: {family.depths.option}={depths} is not supported; none is published with more than one"
+        )
     given = family.complete(flat(config))
     for key, value in family.fixed.items():
         if given.get(key, value) != value:
             raise ConfigError(
                 f"config.json: {key}={given[key]!r} is not supported; {family.model_type} is read with {key}={value!r}"
             )
-    read = {option.theirs for option in family.options} | family.fixed.keys() | {LAYER_TYPES}
+    read = {option.theirs for option in family.options} | family.fixed.keys() | {LAYER_TYPES, DEPTH_TYPE}
     for key in sorted(given.keys() - read - family.unread - EVERYWHERE):
         raise ConfigError(f"config.json: {key}={given[key]!r} is no option of {family.model_type} that Eyas knows")
-    blocks = [block for kind in given[LAYER_TYPES] for block in blocks_of(family, kind)]
-    kinds = {kind: {"kind": kind} for block in blocks for kind in block}
+    blocks = tuple(block for kind in given[LAYER_TYPES] for block in blocks_of(family, kind))
+    tail = [blocks_of(family, given[DEPTH_TYPE]) for _ in range(depths)]
+    kinds = {kind: {"kind": kind} for layer in (blocks, *tail) for block in layer for kind in block}
     values = {path: value for path, value in family.ours.items() if wanted(path, kinds)}
     for option in family.options:
         paths = [path for path in option.ours if wanted(path, kinds)]
@@ -54,7 +60,7 @@ def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
         (kinds[kind] if kind else data)[name] = value
     data["layers"] = {layer_name(kind): options for kind, options in kinds.items()}
     if family.shared is None:
-        data["pattern"] = str(Pattern(tuple(tuple(map(layer_name, block)) for block in blocks)))
+        data["pattern"] = str(Pattern(named(blocks), tail=tuple(map(named, tail))))
     else:
         names, data["blocks"] = family.shared.arrange(given)
         data["pattern"] = str(Pattern(tuple((name,) for name in names)))
@@ -64,7 +70,7 @@ def model_data(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
 def hf_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
     """The config.json for a model. Raises ConfigError naming what the family cannot express."""
     mixers = mixers_by_kind(family, spec)
-    types = types_of_layers(family, spec)
+    types, tail = types_of_layers(family, spec), types_of_depths(family, spec)
     values = our_values(spec, mixers)
     config: dict[str, Any] = {}
     for option in family.options:
@@ -87,6 +93,8 @@ def hf_config(family: Family, spec: ModelSpec) -> dict[str, Any]:
     if family.shared is not None:
         config |= family.shared.options(spec, types)
     config[LAYER_TYPES] = types
+    if family.depths is not None:
+        config |= {family.depths.option: len(tail), DEPTH_TYPE: tail[0] if tail else None}
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -114,14 +122,27 @@ def blocks_of(family: Family, layer_type: str) -> Blocks:
 
 def types_of_layers(family: Family, spec: ModelSpec) -> list[str]:
     """The type of each of their layers that our pattern makes. Raises ConfigError where it makes none."""
-    types = {tuple(tuple(sorted(block)) for block in blocks): name for name, blocks in family.layer_types.items()}
-    sizes = sorted({len(layer) for layer in types}, reverse=True)
-    blocks = [tuple(sorted(spec.layers[name].kind for name in block.layers)) for block in spec.blocks]
-    if spec.pattern.tail:
-        raise ConfigError(f"model.pattern has a tail after '/', which {family.model_type} has not")
     for block in spec.blocks if family.shared is None else ():
         if block.options != BlockConfig(layers=block.options.layers):
             raise ConfigError(f"model.blocks.{block.name} has options, which {family.model_type} has not")
+    return types_of_blocks(family, spec, spec.blocks)
+
+
+def types_of_depths(family: Family, spec: ModelSpec) -> list[str]:
+    """The same of the layers that predict further tokens."""
+    if spec.depths and family.depths is None:
+        raise ConfigError(f"model.pattern has a tail after '/', which {family.model_type} has not")
+    types = [kind for depth in spec.depths for kind in types_of_blocks(family, spec, depth)]
+    if len(types) > 1:
+        raise ConfigError(f"model.pattern: the tail after '/' is {len(types)} layers, and {family.model_type} has one")
+    return types
+
+
+def types_of_blocks(family: Family, spec: ModelSpec, standing: Sequence[BlockSpec]) -> list[str]:
+    """The type of each layer of theirs that these blocks make."""
+    types = {tuple(tuple(sorted(block)) for block in blocks): name for name, blocks in family.layer_types.items()}
+    sizes = sorted({len(layer) for layer in types}, reverse=True)
+    blocks = [tuple(sorted(spec.layers[name].kind for name in block.layers)) for block in standing]
     layers: list[str] = []
     start = 0
     while start < len(blocks):
@@ -141,7 +162,7 @@ def types_of_layers(family: Family, spec: ModelSpec) -> list[str]:
 def mixers_by_kind(family: Family, spec: ModelSpec) -> dict[str, MixerConfig]:
     """The options of each kind of mixer. Raises ConfigError where a kind is used with two sets of options."""
     found: dict[str, tuple[str, MixerConfig]] = {}
-    for name in dict.fromkeys(name for block in spec.blocks for name in block.layers):
+    for name in dict.fromkeys(name for block in spec.all_blocks for name in block.layers):
         layer = spec.layers[name]
         first, known = found.setdefault(layer.kind, (name, layer))
         if known != layer:
@@ -178,6 +199,11 @@ def canonical(path: str, value: Any) -> Any:
     if path.endswith("sink_tokens"):
         return 0 if value is None else value
     return value
+
+
+def named(blocks: Blocks) -> Blocks:
+    """Blocks of kinds as blocks of an imported model's layers."""
+    return tuple(tuple(map(layer_name, block)) for block in blocks)
 
 
 def layer_name(kind: str) -> str:

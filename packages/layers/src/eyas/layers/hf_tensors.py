@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from eyas.core.block_config import BlockSpec
 from eyas.core.errors import CheckpointError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec
@@ -33,6 +35,8 @@ class Correspondence:
     """Along which ours lie behind each other."""
     groups: int | None = None
     """Groups of rows that make up ours and theirs, a dimension of their own while ours are joined."""
+    repeats: bool = False
+    """Whether it is a copy of what stands elsewhere; a file may leave it out."""
 
     @property
     def parts(self) -> list[Shape]:
@@ -63,8 +67,14 @@ class Correspondence:
             raise CheckpointError(f"tensor {self.theirs!r} has shape {shape}, but this model has {self.shape}")
 
     def read(self, theirs: Tensor, ours: Mapping[str, Tensor]) -> None:
-        """Copies their tensor into ours."""
+        """Copies their tensor into ours. Raises CheckpointError for a copy that is none."""
         self.check(tuple(theirs.shape))
+        if self.repeats:
+            if not torch.equal(theirs.to(ours[self.ours[0]].dtype), self.write(ours)):
+                raise CheckpointError(
+                    f"tensor {self.theirs!r} differs from {self.ours[0]}, which takes its place in this model"
+                )
+            return
         joined = self._grouped(theirs if self.squeezed is None else theirs.squeeze(self.squeezed))
         parts = joined.split([shape[self.dim] for shape in self.parts], self.dim)
         with torch.no_grad():
@@ -90,13 +100,18 @@ def correspondences(family: Family, spec: ModelSpec) -> dict[str, Correspondence
     table = (spec.vocab_size, width)
     found = [Correspondence(names.embedding, ("embedding.weight",), (table,))]
     sections = sections_of_layers if family.shared is None else family.shared.sections
-    for section in sections(family, spec):
+    for section in (*sections(family, spec), *sections_of_depths(family, spec)):
         for part in section.parts:
             groups = None if part.groups is None else getattr(section.mixer, part.groups)
             found += expand(part, section.theirs, section.ours, section.shapes, groups)
     found.append(Correspondence(names.final_norm, ("final_norm.weight",), ((width,),)))
     if not spec.tie_embeddings:
         found.append(Correspondence(names.head, ("head.weight",), (table,)))
+    if family.depths is not None:
+        head = "embedding.weight" if spec.tie_embeddings else "head.weight"
+        for layer in layers_behind(family, len(spec.blocks) // len(names.norms), len(spec.tail)):
+            for copy, own in ((family.depths.embedding, "embedding.weight"), (family.depths.head, head)):
+                found.append(Correspondence(f"{layer}{copy}.weight", (own,), (table,), repeats=True))
     return {tensor.theirs: tensor for tensor in found}
 
 
@@ -105,10 +120,47 @@ def sections_of_layers(family: Family, spec: ModelSpec) -> Iterator[Section]:
     names = family.names
     for index, block in enumerate(spec.blocks):
         layer, place = divmod(index, len(names.norms))
-        theirs, ours = f"{names.layers}.{layer}.", f"blocks.{index}."
-        yield norm_section(f"{theirs}{names.norms[place]}.", f"{ours}norm.", spec.hidden_size)
-        for name in block.layers:
-            yield mixer_section(family, spec.layers[name], spec.hidden_size, theirs, f"{ours}branches.{name}.")
+        yield from sections_of_block(family, spec, block, f"{names.layers}.{layer}.", f"blocks.{index}.", place)
+
+
+def sections_of_block(
+    family: Family, spec: ModelSpec, block: BlockSpec, theirs: str, ours: str, place: int
+) -> Iterator[Section]:
+    """The norm and the mixers of the block in this place of a layer of theirs."""
+    yield norm_section(f"{theirs}{family.names.norms[place]}.", f"{ours}norm.", spec.hidden_size)
+    for name in block.layers:
+        yield mixer_section(family, spec.layers[name], spec.hidden_size, theirs, f"{ours}branches.{name}.")
+
+
+def sections_of_depths(family: Family, spec: ModelSpec) -> Iterator[Section]:
+    """Each layer that predicts a further token."""
+    depths, width = family.depths, spec.hidden_size
+    if depths is None:
+        return
+    layers = layers_behind(family, len(spec.blocks) // len(family.names.norms), len(spec.tail))
+    for number, layer in enumerate(layers):
+        ours = f"mtp.depths.{number}."
+        for theirs, own in (
+            (depths.embedding_norm, "embedding_norm"),
+            (depths.hidden_norm, "hidden_norm"),
+            (depths.final_norm, "final_norm"),
+        ):
+            yield norm_section(f"{layer}{theirs}.", f"{ours}{own}.", width)
+        yield Section(layer, ours, (Part(f"{depths.join}.weight", ("join",)),), {"join": (width, 2 * width)})
+        for index, block in enumerate(spec.tail[number]):
+            yield from sections_of_block(family, spec, block, layer, f"{ours}blocks.{index}.", index)
+
+
+def layers_behind(family: Family, layers: int, count: int) -> list[str]:
+    """What the names of the tensors of `count` layers behind so many others begin with."""
+    return [f"{family.names.layers}.{layers + number}." for number in range(count)]
+
+
+def layers_ahead(family: Family, config: Mapping[str, Any]) -> list[str]:
+    """The same of the layers that predict further tokens, as a config.json counts them."""
+    if family.depths is None:
+        return []
+    return layers_behind(family, config.get("num_hidden_layers") or 0, config.get(family.depths.option) or 0)
 
 
 def norm_section(theirs: str, ours: str, width: int) -> Section:
@@ -148,12 +200,12 @@ def expand(
 def check_names(family: Family, spec: ModelSpec, theirs: Mapping[str, Shape]) -> None:
     """Raises CheckpointError naming a tensor that is missing, left over or of another shape."""
     table = correspondences(family, spec)
-    for name in sorted(table.keys() - theirs.keys()):
+    for name in sorted(table.keys() - theirs.keys() - {name for name, tensor in table.items() if tensor.repeats}):
         raise CheckpointError(f"tensor {name!r} is missing from the {family.model_type} weights")
     for name in sorted(theirs.keys() - table.keys() - repeated(family, spec)):
         raise CheckpointError(f"tensor {name!r} has no place in this {family.model_type}")
-    for name, tensor in table.items():
-        tensor.check(theirs[name])
+    for name in table.keys() & theirs.keys():
+        table[name].check(theirs[name])
 
 
 def repeated(family: Family, spec: ModelSpec) -> set[str]:
@@ -161,14 +213,22 @@ def repeated(family: Family, spec: ModelSpec) -> set[str]:
     return {family.names.head} if spec.tie_embeddings else set()
 
 
+def copies_last(table: Mapping[str, Correspondence]) -> list[Correspondence]:
+    """The table in the order to read it in: copies are compared with what they repeat."""
+    return sorted(table.values(), key=lambda tensor: tensor.repeats)
+
+
 def our_tensors(family: Family, spec: ModelSpec, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies of all tensors under our names. Raises CheckpointError as `check_names` does."""
     check_names(family, spec, {name: tuple(tensor.shape) for name, tensor in theirs.items()})
     ours: dict[str, Tensor] = {}
-    for name, tensor in correspondences(family, spec).items():
+    for tensor in copies_last(correspondences(family, spec)):
+        if tensor.theirs not in theirs:
+            continue
         for own, shape in zip(tensor.ours, tensor.shapes, strict=True):
-            ours.setdefault(own, theirs[name].new_empty(shape))
-        tensor.read(theirs[name], ours)
+            if own not in ours:
+                ours[own] = theirs[tensor.theirs].new_empty(shape)
+        tensor.read(theirs[tensor.theirs], ours)
     return ours
 
 

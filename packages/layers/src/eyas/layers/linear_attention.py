@@ -36,6 +36,7 @@ class LinearAttention(Mixer):
         role = "ssm"
         carries_documents = True
         carries_context = True
+        exchanges_heads = True
 
         num_heads: int
         """Heads; split over the tensor-parallel ranks."""
@@ -110,21 +111,38 @@ class LinearAttention(Mixer):
     config: LinearAttention.Config
 
     def forward(self, x_SBD: Tensor, context: MixerContext) -> Tensor:
-        q, k, v = self.project(x_SBD)
+        (q, k, v), documents, pieces = self.project(x_SBD), context.documents_SB, context.pieces
         log_decay_H, one = self.rates(v)
-        one_SBH, documents, pieces = one.expand(v.shape[:3]), context.documents_SB, context.pieces
-        carried = None if pieces is None else pieces.carried(*ssd_summary(v, one_SBH, log_decay_H, k, documents))
-        y_SBHP, _ = ssd(
-            v,
-            one_SBH,
+        if pieces is not None and pieces.by_heads:
+            q, k, v = pieces.heads(torch.cat([q, k, v], dim=-1)).chunk(3, dim=-1)
+            y_SBHP = self.scan(q, k, v, pieces.own_heads(log_decay_H), one, pieces.whole_documents_SB)
+            return self.output(pieces.tokens(y_SBHP), x_SBD, context)
+        carried = None
+        if pieces is not None:
+            carried = pieces.carried(*ssd_summary(v, one.expand(v.shape[:3]), log_decay_H, k, documents))
+        return self.output(self.scan(q, k, v, log_decay_H, one, documents, carried), x_SBD, context)
+
+    def scan(
+        self,
+        q_SBHP: Tensor,
+        k_SBHP: Tensor,
+        v_SBHP: Tensor,
+        log_decay_H: Tensor,
+        one: Tensor,
+        documents_SB: Tensor | None,
+        carried_BHPN: Tensor | None = None,
+    ) -> Tensor:
+        """The recurrence of the heads given, from the state `carried`. Returns (S, B, H, P)."""
+        return ssd(
+            v_SBHP,
+            one.expand(v_SBHP.shape[:3]),
             log_decay_H,
-            k,
-            q,
-            initial_state_BHPN=carried,
-            documents_SB=documents,
+            k_SBHP,
+            q_SBHP,
+            initial_state_BHPN=carried_BHPN,
+            documents_SB=documents_SB,
             chunk_size=self.config.chunk_size,
-        )
-        return self.output(y_SBHP, x_SBD, context)
+        )[0]
 
     def project(self, x: Tensor) -> list[Tensor]:
         """Queries, keys and values (S, B, H, P) of this rank's heads."""

@@ -18,6 +18,7 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one, co
 from eyas.core.mup import MupLaw
 from eyas.core.registry import register
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, replicated, row
+from eyas.layers import ssd_mamba_ssm
 from eyas.layers.conv import causal_conv, conv_step, histories, latest
 from eyas.layers.gated_norm import gated_group_norm
 from eyas.layers.initial import check_time_steps, inverse_softplus_of_log_uniform, log_uniform, ones, uniform, zeros
@@ -157,6 +158,10 @@ class Mamba2(Mixer):
             """The convolution's history, and the scan's state in at least float32."""
             history = (self.conv_kernel - 1) * self.conv_channels
             return history * element + self.inner_size * self.state_size * max(element, 4)
+
+        def check_device(self, cuda: bool) -> None:
+            if self.kernel == "mamba_ssm":
+                ssd_mamba_ssm.check(cuda)
 
         def with_law(self, law: MupLaw, hidden_size: int) -> Self:
             return replace(

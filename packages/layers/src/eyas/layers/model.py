@@ -25,6 +25,7 @@ from eyas.layers.shared import SharedUse
 from eyas.layers.streams import Streams
 from eyas.parallel.context import Context
 from eyas.parallel.losses import HIT, LOSS, Losses
+from eyas.parallel.regions import region
 
 MTP_LOSS = "mtp_loss"
 """The mean over the depths of the multi-token-prediction loss, before its weight."""
@@ -107,8 +108,9 @@ class HybridLM(nn.Module):
         streams = Streams.begin(hidden_sBD)
         dropout = Dropout.here(self.spec.dropout, seeds_BS, self.spec.meta_tokens, context)
         for index, block in zip(self.stage.blocks, self.placed_blocks(), strict=True):
-            output_sBD = dropout(index, block.output(streams.read(block.options), context))
-            streams = streams.write(block.options, output_sBD)
+            with region(f"block {index}"):
+                output_sBD = dropout(index, block.output(streams.read(block.options), context))
+                streams = streams.write(block.options, output_sBD)
         if not self.stage.last:
             return streams.residual
         normed_sBD = self.final_norm(streams.residual)
@@ -119,7 +121,7 @@ class HybridLM(nn.Module):
             return Losses(loss_SB, {LOSS: loss_SB, HIT: self.hits(normed_sBD, labels_BS, context)})
         if not self.spec.depths:
             return loss_SB
-        further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context)
+        further_SB = self.mtp(normed_sBD, tokens_BS, labels_BS, documents_BS, self.embed, self.loss, context, dropout)
         total_SB = loss_SB + self.spec.mtp_loss_weight * further_SB
         return Losses(total_SB, {LOSS: loss_SB, MTP_LOSS: further_SB})
 

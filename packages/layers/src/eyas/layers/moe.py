@@ -22,6 +22,7 @@ from eyas.core.mixer_config import FlopConvention, MixerConfig, at_least_one
 from eyas.core.registry import register
 from eyas.core.routing import DropPolicy, RoutingRule, Score
 from eyas.core.weights import WHOLE, Axis, Coordinates, Weight, column, per_expert, replicated, row
+from eyas.layers import grouped_transformer_engine
 from eyas.layers.experts import Kernel, experts, grouped_takes
 from eyas.layers.initial import zeros
 from eyas.layers.linear import linear
@@ -75,7 +76,8 @@ class MoE(Mixer):
         weigh_inside: bool = True
         """Weigh before an expert's last projection (less to keep for the backward pass), or after it."""
         kernel: Kernel = "auto"
-        """`grouped` multiplies all experts' matrices at once, `loop` one by one; auto: grouped where possible."""
+        """`grouped` multiplies all experts' matrices at once, `transformer_engine` by that library's product for a GPU,
+        `loop` one by one; auto: grouped where possible."""
 
         def __post_init__(self) -> None:
             at_least_one(self, "num_experts", "intermediate_size", "shared_size", "latent_size")
@@ -159,7 +161,9 @@ class MoE(Mixer):
                 own += self.top_k * 8 + E * share + (wide if self.score == "sigmoid" else 0)
             own += (E + 1) * wide * bool(self.z_loss)
             once = sum(8 * E * rows + share for rows in balances) + wide * bool(self.z_loss)
-            if self.kernel != "loop" and grouped_takes(element, width, self.intermediate_size // at.expert_tensor):
+            if self.kernel in ("auto", "grouped") and grouped_takes(
+                element, width, self.intermediate_size // at.expert_tensor
+            ):
                 once += (3 if self.gated else 2) * E // at.expert * 4
             neurons = (4 if self.gated else 2) + self.weigh_inside
             each = width * (1 if self.weigh_inside else 2) + 1 + neurons * self.intermediate_size / at.expert_tensor
@@ -176,6 +180,10 @@ class MoE(Mixer):
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:
             return 0
+
+        def check_device(self, cuda: bool) -> None:
+            if self.kernel == "transformer_engine":
+                grouped_transformer_engine.check(cuda)
 
     config: MoE.Config
 

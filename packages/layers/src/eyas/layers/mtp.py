@@ -16,6 +16,7 @@ from eyas.core.model import ModelSpec
 from eyas.core.weights import replicated
 from eyas.layers.block import Block
 from eyas.layers.cross_entropy import IGNORED
+from eyas.layers.dropout import Dropout
 from eyas.layers.linear import linear
 from eyas.layers.norm import RMSNorm
 from eyas.parallel.context import Context
@@ -41,11 +42,14 @@ class Depth(nn.Module):
         self.blocks = nn.ModuleList(Block(spec, block, place) for block in blocks)
         self.final_norm = RMSNorm(width, spec.norm_epsilon, place)
 
-    def forward(self, h_sBD: Tensor, embedded_sBD: Tensor, context: Context) -> Tensor:
-        """h, embedded: (s, B, D). Returns the same shape, normed: for the head, and for the next depth."""
+    def forward(
+        self, h_sBD: Tensor, embedded_sBD: Tensor, context: Context, dropout: Dropout, first_block: int
+    ) -> Tensor:
+        """h, embedded: (s, B, D). Returns the same shape, normed: for the head, and for the next depth. For dropout the
+        blocks are numbered from `first_block` on."""
         x_sBD = self.joined(h_sBD, embedded_sBD)
-        for block in self.blocks:
-            x_sBD = block(x_sBD, context)
+        for number, block in enumerate(self.blocks, first_block):
+            x_sBD = x_sBD + dropout(number, block.output(x_sBD, context))  # type: ignore[operator]
         return self.final_norm(x_sBD)
 
     def joined(self, h_sBD: Tensor, embedded_sBD: Tensor) -> Tensor:
@@ -74,6 +78,7 @@ class Tail(nn.Module):
     def __init__(self, spec: ModelSpec, place: Placement) -> None:
         super().__init__()
         self.number = len(spec.depths)
+        self.first_block = len(spec.blocks)
         self.depths = nn.ModuleList(Depth(spec, blocks, place) for blocks in spec.tail)
 
     def in_order(self) -> list[Depth]:
@@ -89,15 +94,18 @@ class Tail(nn.Module):
         embed: Embed,
         loss: Loss,
         context: Context,
+        dropout: Dropout,
     ) -> Tensor:
         """The mean over the depths of each token's loss, (S, B). h: (s, B, D), the normed output of the main blocks.
 
         Depth k reads at position i the token i + k and predicts the label of position i + k. There is no loss where
-        that position is beyond the end, in another document, or without a label.
+        that position is beyond the end, in another document, or without a label. Dropout numbers all blocks on behind
+        the main ones, also those of a depth that is applied again.
         """
-        losses = []
+        losses, block = [], self.first_block
         for k, depth in enumerate(self.in_order(), 1):
-            h_sBD = depth(h_sBD, embed(ahead(tokens_BS, k, 0), context), context)
+            h_sBD = depth(h_sBD, embed(ahead(tokens_BS, k, 0), context), context, dropout, block)
+            block += len(depth.blocks)
             labels = ahead(labels_BS, k, IGNORED)
             if documents_BS is not None:
                 labels = labels.masked_fill(ahead(documents_BS, k, -1) != documents_BS, IGNORED)

@@ -24,6 +24,16 @@ def available() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("mamba_ssm", "triton"))
 
 
+def check(cuda: bool) -> None:
+    """Raises ConfigError where there is no GPU, or no mamba-ssm with Triton."""
+    if not cuda:
+        raise ConfigError("kernel=mamba_ssm needs a GPU, and there is none here; choose auto or chunked")
+    if not available():
+        raise ConfigError(
+            "kernel=mamba_ssm needs mamba-ssm and triton; pip install 'eyas-layers[cuda]', or choose auto or chunked"
+        )
+
+
 def ssd_mamba_ssm(
     x_SBHP: Tensor,
     dt_SBH: Tensor,
@@ -36,12 +46,7 @@ def ssd_mamba_ssm(
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`mamba_chunk_scan_combined` of mamba-ssm 2.3.1 or later; `starts` as in `ssd_sequential`."""
-    if x_SBHP.device.type != "cuda":
-        raise ConfigError(
-            f"ssd kernel 'mamba_ssm' needs CUDA tensors, got {x_SBHP.device.type}; choose 'auto' or 'chunked'"
-        )
-    if not available():
-        raise ConfigError("ssd kernel 'mamba_ssm' needs mamba-ssm and triton; pip install 'eyas-layers[cuda]'")
+    check(x_SBHP.is_cuda)
     documents_BS = None if starts_SB is None else starts_SB.cumsum(0, dtype=torch.int32).t().contiguous()
     y, state, *_ = _kernel()(
         *(t.transpose(0, 1).contiguous() for t in (x_SBHP, dt_SBH)),

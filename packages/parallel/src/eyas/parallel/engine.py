@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from eyas.core.labels import IGNORED
 from eyas.parallel import checkpoint, gradients, optimizer_state
 from eyas.parallel.after_batch import AfterBatch, Figures
+from eyas.parallel.gradient_norms import GradientNorms
 from eyas.parallel.grading import GRADES, grade_step, whole_table
 from eyas.parallel.layout import Layout
 from eyas.parallel.losses import LOSS, Losses
@@ -20,7 +21,9 @@ from eyas.parallel.megatron import DistributedDataParallel, get_forward_backward
 from eyas.parallel.megatron_options import buffers, megatron_config, megatron_optimizer
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.own_pieces import OwnPieces
+from eyas.parallel.regions import region
 from eyas.parallel.stage import StageModule, joined
+from eyas.parallel.step_clock import FORWARD, OPTIMIZER, REDUCTION, WAITING, StepClock
 from eyas.parallel.this_rank import device_here, own_pieces_here, stages_here
 
 Batch = Mapping[str, Tensor]
@@ -48,13 +51,18 @@ class Engine:
         what the model reports. `optimizer` None makes an engine that only evaluates. `wide_gradients` adds
         up the gradients of bfloat16 weights in float32, over microbatches and over replicas."""
         self.figures: Figures = {}
+        self.gradient_norms: dict[str, float] = {}
+        """Of the last update's gradient, before clipping, by kind of mixer."""
+        self.clock = StepClock(device_here())
+        """Counts where whoever trains starts it."""
         self.model, self.layout = joined(stages), layout
         self.after_batch = AfterBatch(self.model, layout)
         self.meta_tokens, self.losses = meta_tokens, losses
         numbers, end = stages_here(layout), layout.stage_count - 1
         self.tied_copy = tied and numbers[-1] == end > 0
         self.config = megatron_config(layout, hidden_size, dtype)
-        self.config.finalize_model_grads_func = partial(gradients.finalize, layout=layout)
+        self.config.finalize_model_grads_func = self._finalize
+        self.config.timers = self.clock
         gradients.mark(self.model, layout, tied=tied and end > 0, tied_copy=self.tied_copy)
         self.chunks: list[nn.Module] = [
             StageModule(stage, self.config, first=number == 0, last=number == end, tied=tied)
@@ -68,14 +76,16 @@ class Engine:
                 within = [chunk.no_sync for chunk in self.chunks]
                 self.config.no_sync_func = within if len(within) > 1 else within[0]
             self.optimizer = megatron_optimizer(optimizer, layout, dtype, self.chunks)
+            self.norms_of_gradients = GradientNorms(self.model, self.optimizer, layout)
 
     def train_step(self, microbatches: Sequence[Batch]) -> dict[str, float]:
         """Forward and backward over this replica's microbatches; leaves the reduced gradients for `update` and returns
         the mean losses of the global batch by name."""
         assert self.optimizer is not None
-        for chunk in self.chunks:
-            chunk.zero_grad_buffer()  # type: ignore[operator]
-        self.optimizer.zero_grad()
+        with self.clock.inside(OPTIMIZER):
+            for chunk in self.chunks:
+                chunk.zero_grad_buffer()  # type: ignore[operator]
+            self.optimizer.zero_grad()
         *totals, tokens = self._totals(self._run(microbatches, forward_only=False))
         return {name: total / max(tokens, 1.0) for name, total in zip(self.losses, totals, strict=True)}
 
@@ -85,8 +95,10 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_mult"]
             group["weight_decay"] = weight_decay * group["wd_mult"]
-        updated, grad_norm, _ = self.optimizer.step()
-        self.figures = self.after_batch()
+        with self.clock.inside(OPTIMIZER), region(OPTIMIZER):
+            self.gradient_norms = self.norms_of_gradients()
+            updated, grad_norm, _ = self.optimizer.step()
+            self.figures = self.after_batch()
         return bool(updated), float(grad_norm)
 
     def evaluate(self, microbatches: Sequence[Batch]) -> tuple[float, int]:
@@ -136,17 +148,26 @@ class Engine:
             forward_only=forward_only,
         )
 
+    def _finalize(self, model: list[nn.Module], num_tokens: Tensor | None, **options: Any) -> None:
+        """What schedules call once all gradients are computed. Where the clock runs, ranks wait for the last of them
+        first, so that it is told from the reduction how long they wait; overlapped reductions are under way by then."""
+        if self.clock.running and self.layout.processes > 1 and not self.layout.overlap:
+            dist.all_reduce(torch.zeros((), device=device_here().type))
+        with self.clock.inside(REDUCTION), region(REDUCTION):
+            gradients.finalize(model, num_tokens, self.layout, **options)
+
     def _totals(self, sums: list[Tensor]) -> list[float]:
         """Losses and token count summed over microbatches, replicas and their context ranks, from the last stage to all
         of them."""
         total = torch.zeros(len(self.losses) + 1, dtype=torch.float64, device=device_here())
-        if sums:
-            total = torch.stack(sums).sum(0)
-            dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-        if self.layout.pipeline > 1:
-            last = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
-        return total.tolist()
+        with self.clock.inside(WAITING):
+            if sums:
+                total = torch.stack(sums).sum(0)
+                dist.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+            if self.layout.pipeline > 1:
+                last = parallel_state.get_pipeline_model_parallel_last_rank()
+                dist.broadcast(total, last, group=parallel_state.get_pipeline_model_parallel_group())
+            return total.tolist()
 
 
 def forward_step(microbatches: Iterator[Batch], stage: nn.Module, own_pieces: OwnPieces | None) -> tuple[Tensor, Any]:
@@ -154,7 +175,8 @@ def forward_step(microbatches: Iterator[Batch], stage: nn.Module, own_pieces: Ow
     same labels, which the first of them counts."""
     batch = next(microbatches)
     labels_BS = batch["labels"] if own_pieces is None or own_pieces.rank == 0 else batch["labels"].new_empty(0)
-    return stage(batch), partial(sum_loss, labels_BS)
+    with region(FORWARD):
+        return stage(batch), partial(sum_loss, labels_BS)
 
 
 def sum_loss(labels_BS: Tensor, losses: Tensor | Losses) -> tuple[Tensor, Tensor, Tensor]:

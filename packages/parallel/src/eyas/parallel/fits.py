@@ -19,7 +19,7 @@ def check_fits(spec: ModelSpec, layout: Layout, sequence_length: int) -> None:
     """Raises LayoutError, which names the layer, where the layout cannot carry the model on sequences of this length,
     or has an option that the model leaves nothing to do."""
     layout.check_sequence(sequence_length, spec.meta_tokens)
-    at, used = layout.coordinates, {name: spec.layers[name] for block in spec.all_blocks for name in block.layers}
+    at, used = layout.coordinates, spec.used_layers
     for name, mixer in used.items():
         check_tokens(name, mixer, layout)
     check_options(used.values(), layout)

@@ -25,14 +25,15 @@ def mark(model: nn.Module, layout: Layout, *, tied: bool, tied_copy: bool) -> No
     """
     halves = layout.branches != "together"
     for name, parameter, weight, place in held(model):
+        noted: Any = parameter  # Megatron-Core reads what it is told as attributes of the parameter
         first = place.tensor_rank % weight.copies(place) == 0
-        parameter.tensor_model_parallel = first  # type: ignore[attr-defined]
-        parameter.allreduce = not weight.expert  # type: ignore[attr-defined]
+        noted.tensor_model_parallel = first
+        noted.allreduce = not weight.expert
         embedding = tied and name.startswith("embedding.")
         if embedding or (halves and weight.copies(place) > 1):
-            parameter.shared_embedding = True  # type: ignore[attr-defined]
+            noted.shared_embedding = True
         if embedding and tied_copy:
-            parameter.shared = True  # type: ignore[attr-defined]
+            noted.shared = True
 
 
 def finalize(model: Sequence[nn.Module], num_tokens: Tensor | None, layout: Layout, **options: Any) -> None:

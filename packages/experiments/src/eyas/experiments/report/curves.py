@@ -22,9 +22,11 @@ from eyas.experiments.run_records import STEP
 Numbers = NDArray[np.float64]
 FIRST = ("train/loss", "validation/loss", "learning_rate", "grad_norm")
 """Curves that come first, where they exist."""
-LAST = ("tokens_per_second", "step_seconds", "memory_gib")
+LAST = ("mfu", "tokens_per_second", "step_seconds", "memory_gib")
 UNDRAWN = frozenset({STEP, "samples", "tokens", "global_batch", "skipped", "weight_decay", "tflops"})
 """What only counts, or follows from another curve."""
+PARTS = "time/"
+"""What parts of a step are called, which a table of a run tells better than curves of many."""
 MOST_CURVES = 12
 """Kinds of curves in a report."""
 MOST_POINTS, LEAST_POINTS = 2000, 64
@@ -47,7 +49,7 @@ class Curve:
 
 def curve_names(paths: Sequence[Path]) -> list[str]:
     """The curves that any of the files has, those that matter most first."""
-    found = {name for path in paths for name in _header(path) if name and name not in UNDRAWN and not _of_module(name)}
+    found = {name for path in paths for name in _header(path) if name and _drawn(name)}
     between = sorted(found.difference(FIRST, LAST), key=lambda name: (higher_is_better(name) is None, name))
     names = [*FIRST, *between, *LAST]
     return [name for name in names if name in found][:MOST_CURVES]
@@ -108,6 +110,10 @@ def packed(numbers_P: Numbers) -> str:
     """The numbers in single precision, little-endian, as base64."""
     with np.errstate(over="ignore"):
         return b64encode(numbers_P.astype("<f4").tobytes()).decode()
+
+
+def _drawn(name: str) -> bool:
+    return name not in UNDRAWN and not name.startswith(PARTS) and not _of_module(name)
 
 
 def _of_module(name: str) -> bool:

@@ -21,7 +21,7 @@ from eyas.experiments.report.sections import (
 )
 from eyas.experiments.report.table import results_section
 
-SCRIPT, STYLE = "page.js", "page.css"
+SCRIPTS, STYLE = ("chart.js", "table.js", "page.js"), "page.css"
 
 
 def html_page(gathered: Gathered, page: Path) -> str:
@@ -35,7 +35,7 @@ def html_page(gathered: Gathered, page: Path) -> str:
         differences_section(gathered),
         environment_section(gathered),
     ]
-    script, style = _packaged(SCRIPT), _packaged(STYLE)
+    script, style = "".join(map(_packaged, SCRIPTS)), _packaged(STYLE)
     allowed = b64encode(sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{allowed}'; style-src 'unsafe-inline'; img-src data:"
     data = json.dumps(plot_data(gathered), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -20,14 +20,16 @@ from eyas.layers.testing.case import Case, cases
 
 GIVEN = 20
 """Most cases of options that are given, of which only seeds and sizes of the input vary."""
-WORKERS_SHARE = 4
-"""A law that starts workers is shown on one case where the others are shown on this many."""
+WORKERS_SHARE, ON_WORKERS = 4, 8
+"""A law that starts workers is shown on one case where the others are shown on four, and on eight at most."""
 
 
 class Conformance:
     """Subclass it as `Test...` with the options of a registered mixer, and pytest runs every law on cases that
     hypothesis draws: as many as its profile says, at most 20 of options that are given, and a quarter where workers
-    compute."""
+    compute, at most eight. They bear the mark `hypothesis`, as all tests that draw do."""
+
+    pytestmark = pytest.mark.hypothesis
 
     options: ClassVar[Mapping[str, Any] | SearchStrategy[Any]]
     """What YAML would say, `kind` and options that two, three or four ranks can share; or a strategy that draws it."""
@@ -82,13 +84,13 @@ class Conformance:
         """Whether the options are drawn."""
         return isinstance(self.options, SearchStrategy)
 
-    def show(self, law: Callable[[Case], None], share: int = 1) -> None:
+    def show(self, law: Callable[[Case], None], share: int = 1, limit: int | None = None) -> None:
         """Calls the law with cases drawn by hypothesis; where it does not hold, the report names a small case."""
         profile = settings().max_examples
-        most = profile if self.drawn else min(profile, GIVEN)
+        most = -(-(profile if self.drawn else min(profile, GIVEN)) // share)
 
         @settings(
-            max_examples=-(-most // share),
+            max_examples=most if limit is None else min(most, limit),
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )
@@ -100,4 +102,4 @@ class Conformance:
 
     def show_on_workers(self, law: Callable[[Case], None]) -> None:
         """`show`, for a law that starts workers."""
-        self.show(law, WORKERS_SHARE)
+        self.show(law, WORKERS_SHARE, ON_WORKERS)

@@ -2,7 +2,7 @@
 
     assert_layout_changes_nothing(model, Layout(tensor=2, sequence=True))
 
-is a whole test. It compares loss, gradient norm, every whole gradient and the weights after the steps, in float64.
+is a whole test. It compares loss, gradient norms, every whole gradient and the weights after the steps, in float64.
 """
 
 # B batch, S sequence
@@ -81,6 +81,8 @@ class Outcome:
     losses: list[dict[str, float]]
     """Of each step, by name."""
     grad_norms: list[float]
+    kind_norms: list[dict[str, float]]
+    """Gradient norms of each step by kind of mixer."""
     gradients: dict[str, Tensor]
     """Of the first step, whole, by parameter name; empty with the distributed optimizer, which keeps parts of sums."""
     weights: dict[str, Tensor]
@@ -104,6 +106,11 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
             assert_close(f"{name} of step {step} under {layout}", actual.losses[step][name], loss, tolerance)
         norms = actual.grad_norms[step], expected.grad_norms[step]
         assert_close(f"gradient norm of step {step} under {layout}", *norms, CLIPPED_TOLERANCE)
+        found, wanted = actual.kind_norms[step], expected.kind_norms[step]
+        assert found.keys() == wanted.keys(), f"{layout} has other kinds of mixers than one process"
+        for kind, norm in wanted.items():
+            what = f"gradient norm of {kind} in step {step} under {layout}"
+            assert_close(what, found[kind], norm, TOLERANCE if step == 0 else stepped)
     assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
     for name, gradient in actual.gradients.items():
         assert_close(f"gradient of {name} under {layout}", gradient, expected.gradients[name], TOLERANCE)
@@ -121,15 +128,16 @@ def run(trial: Trial, layout: Layout) -> Outcome:
 def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     """One rank's part of a trial; rank 0 returns the outcome."""
     engine = engine_here(trial, layout)
-    losses, grad_norms, gradients = [], [], {}
+    losses, grad_norms, kind_norms, gradients = [], [], [], {}
     for step in range(trial.steps):
         losses.append(engine.train_step(microbatches_here(trial, layout, step)))
         if step == 0 and not layout.distributed_optimizer:
             reduced = {name: p.main_grad for name, p in engine.model.named_parameters()}  # type: ignore[attr-defined]
             gradients = whole(reduced, engine.model)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
+        kind_norms.append(engine.gradient_norms)
     weights = whole_weights(engine.model)
-    return Outcome(losses, grad_norms, gradients, weights) if dist.get_rank() == 0 else None
+    return Outcome(losses, grad_norms, kind_norms, gradients, weights) if dist.get_rank() == 0 else None
 
 
 def engine_here(trial: Trial, layout: Layout) -> Engine:

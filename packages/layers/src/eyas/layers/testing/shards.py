@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import reject
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.weights import Coordinates
 from eyas.layers.testing.case import RANKS, Case
 from eyas.layers.testing.checkpoints import assert_checkpoint_loads
@@ -19,7 +19,7 @@ from eyas.layers.testing.layouts import (
 )
 from eyas.parallel.layout import Layout
 
-LAYOUTS = ("tensor", "tensor and sequence", "data", "pipeline", "context")
+LAYOUTS = ("tensor", "tensor and sequence", "data", "pipeline", "context", "exchanged heads")
 SEQUENCE = 12
 """Tokens of a row; any number of ranks that is tried divides it."""
 
@@ -27,11 +27,14 @@ SEQUENCE = 12
 def layout_changes_nothing(case: Case, kind: str, *, drawn: bool) -> None:
     """Trains a model of two such layers under a layout of this kind and in one process: losses, gradients, weights. A
     mixer that does not carry context refuses ranks that share sequences."""
-    split, config = layout(case, kind, drawn), case.config
+    config = case.config
+    if kind == "exchanged heads" and not config.exchanges_heads:
+        pytest.skip(f"{config.kind} exchanges no heads")
+    split = layout(case, kind, drawn)
     trial = Trial(
         model=model(case),
         sequence_length=SEQUENCE,
-        documents=kind == "context" and config.carries_documents,
+        documents=split.context > 1 and config.carries_documents,
         seed=case.seed,
     )
     if kind == "context" and not config.carries_context:
@@ -63,9 +66,23 @@ def layout(case: Case, kind: str, drawn: bool) -> Layout:
         return Layout(pipeline=2)
     if kind == "context":
         return Layout(context=2)
+    if kind == "exchanged heads":
+        return exchanging(case, drawn)
     several = case.ranks[1:]
     if not several:
         if drawn:
             reject()
         case.config.check_split(case.hidden_size, Coordinates.of(RANKS[1]))
     return Layout(tensor=several[0], sequence=kind == "tensor and sequence" or case.config.owns_tokens)
+
+
+def exchanging(case: Case, drawn: bool) -> Layout:
+    """Two ranks that share sequences by exchanging heads."""
+    split = Layout(context=2, context_exchange="alltoall")
+    try:
+        case.config.check_exchange(case.hidden_size, split.tensor, split.context)
+    except LayoutError:
+        if drawn:
+            reject()
+        raise
+    return split
