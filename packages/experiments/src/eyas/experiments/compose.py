@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from eyas.core.allocation import AllocationConfig
 from eyas.core.errors import ConfigError
 from eyas.core.model import ModelConfig
 from eyas.core.registry import mixers
@@ -26,6 +27,7 @@ from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
 from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.match import MatchConfig
 from eyas.experiments.multirun import Launch, batches, sweeper_defaults
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
@@ -47,6 +49,8 @@ SCHEMAS = {
     "profile": ProfileConfig,
     "upcycle": UpcycleConfig,
 }
+STATED = {"experiment": ExperimentConfig, "allocation": AllocationConfig, "match": MatchConfig}
+"""Options that have no choices of their own."""
 SIZES = ("vocab_size", "sequence_length")
 """Options of the data that a task decides which draws its own sequences."""
 
@@ -112,7 +116,8 @@ def register_schemas() -> None:
     for group, schema in SCHEMAS.items():
         store.store(group="schema", name=group, node=defaults(schema), provider="eyas")
     store.store(group="schema", name="model", node={**defaults(ModelConfig), "layers": {}}, provider="eyas")
-    store.store(group="schema", name="experiment", node=defaults(ExperimentConfig), provider="eyas")
+    for name, schema in STATED.items():
+        store.store(group="schema", name=name, node=defaults(schema), provider="eyas")
     store.store(group="schema/task", name=LANGUAGE_MODELLING, node={"kind": LANGUAGE_MODELLING}, provider="eyas")
     for kind, task in KINDS.items():
         store.store(group="schema/task", name=kind, node=defaults(task), provider="eyas")

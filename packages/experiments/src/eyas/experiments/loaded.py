@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from eyas.core.errors import ConfigError
+from eyas.experiments.branch_from import with_branch
 from eyas.experiments.compose import Job
 from eyas.experiments.compose_errors import with_hint
+from eyas.experiments.derived import with_derived
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.start_from import with_start
 
@@ -14,7 +16,7 @@ from eyas.experiments.start_from import with_start
 def load_job(job: Job) -> tuple[dict[str, Any], RunConfig]:
     """The job's configuration as it is written down, and typed. Raises ConfigError, LayoutError, DataError or
     CheckpointError where it cannot be run."""
-    config = with_start(job)
+    config = with_branch(with_derived(with_start(job), job.overrides))
     try:
         return config, load_run(config)
     except ConfigError as error:

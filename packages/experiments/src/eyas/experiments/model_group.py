@@ -16,6 +16,7 @@ import yaml
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import ModelConfig
+from eyas.core.nearest import unknown_name
 from eyas.core.registry import mixers
 from eyas.core.schema import defaults
 from eyas.experiments.conf_tree import conf_folder, mixer_options
@@ -24,13 +25,23 @@ from eyas.experiments.data_config import DataConfig
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def model_group(name: str) -> dict[str, Any]:
-    """Plain data of conf/model/<name>.yaml; what refers to the data follows the data's defaults."""
+def model_group(name: str, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Plain data of conf/model/<name>.yaml; what refers to the data follows `data`, or the data's defaults. Raises
+    ConfigError where there is no such file."""
+    if not (conf_folder() / f"model/{name}.yaml").exists():
+        raise ConfigError(unknown_name("model", name, model_names()))
     group = _read(f"model/{name}")
-    return {option: _referred(value, f"model/{name}.yaml") for option, value in group.items()}
+    options = defaults(DataConfig) if data is None else data
+    return {option: _referred(value, f"model/{name}.yaml", options) for option, value in group.items()}
 
 
-def _referred(value: Any, file: str) -> Any:
+def model_names() -> list[str]:
+    """What conf/model has, those of single experiments in folders of their own."""
+    folder = conf_folder() / "model"
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _referred(value: Any, file: str, data: Mapping[str, Any]) -> Any:
     """The value that `${data.option}` stands for; any other value itself. OmegaConf takes as long for it as all else
     that a table of models needs."""
     if "${" not in str(value):
@@ -38,7 +49,7 @@ def _referred(value: Any, file: str) -> Any:
     reference = re.fullmatch(r"\$\{data\.(\w+)\}", str(value))
     if reference is None:
         raise ConfigError(f"{file}: {value!r} must be plain, or one whole ${{data.option}}")
-    return defaults(DataConfig)[reference[1]]
+    return data[reference[1]]
 
 
 def _read(choice: str) -> dict[str, Any]:

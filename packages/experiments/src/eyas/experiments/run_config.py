@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from eyas.core.allocation import AllocationConfig
 from eyas.core.errors import ConfigError, LayoutError
 from eyas.core.model import ModelSpec, load_model
 from eyas.core.schema import load
 from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.match import MatchConfig
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
@@ -111,6 +113,9 @@ class RunConfig:
     """Of the initial weights."""
     start_from: str | None = None
     """Run folder whose latest weights, model and tokenizer this run starts from; null for drawn weights."""
+    branch_from: str | None = None
+    """Run folder and step, as runs/stable@300: go on from that checkpoint, optimizer included, with another schedule or
+    length. Without a step, from where the decay begins; null for a run of its own."""
     logger: str | tuple[str, ...] = TENSORBOARD
     """Where metrics go beside metrics.csv: tensorboard, wandb, mlflow, a list of them, or csv for nowhere else."""
     upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
@@ -126,6 +131,10 @@ class RunConfig:
     objective: str = "validation_loss"
     """Metric of the outcome that a sweeper searches by."""
     task: dict[str, Any] = field(default_factory=lambda: {"kind": LANGUAGE_MODELLING})
+    allocation: AllocationConfig = field(default_factory=AllocationConfig)
+    """What the model's widths were decided by, where they were; they stand in `model`."""
+    match: MatchConfig = field(default_factory=MatchConfig)
+    """What a width of the model was solved for, where one was; it stands in `model`."""
 
     @property
     def spec(self) -> ModelSpec:

@@ -79,6 +79,10 @@ class ScheduleConfig:
         """Steps of the warm-up in a run of `total_steps`."""
         return total_steps // 10 if self.warmup_steps is None else self.warmup_steps
 
+    def before_decay(self, total_steps: int) -> int:
+        """Steps before the decay in a run of `total_steps`."""
+        return total_steps - self._decay_length(total_steps)
+
     def _power(self, step: int, total_steps: int) -> float:
         if self.kind != "falcon_power":
             return 1.0
@@ -94,7 +98,7 @@ class ScheduleConfig:
 
     def _decay(self, step: int, total_steps: int) -> float:
         length = self._decay_length(total_steps)
-        done = step - (total_steps - length)
+        done = step - self.before_decay(total_steps)
         if length == 0 or done <= 0:
             return 1.0
         shape: DecayShape = self.kind if self.kind in ("cosine", "linear") else self.decay_shape

@@ -16,6 +16,7 @@ from eyas.core.accounting import parameters, tail_parameters, training_flops
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share
+from eyas.experiments.branch_from import checkpoint_of
 from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.feed import feed_of
 from eyas.experiments.module import TrainingModule
@@ -62,14 +63,16 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     start_from = checkpoint.latest(checkpoints) if resume else None
     if resume and start_from is None:
         raise CheckpointError(f"{checkpoints} holds no complete checkpoint to resume from")
+    if not resume and run.branch_from is not None:
+        start_from = checkpoint_of(run.branch_from)
 
     groups.initialise(run.layout)
     share = Share(run.trainer.global_batch, replica_here(), run.layout.data)
     feed = feed_of(folder, run, share)
     steps = run.trainer.max_steps
-    weights = (
-        None if resume or run.start_from is None else checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
-    )
+    weights = None
+    if start_from is None and run.start_from is not None:
+        weights = checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
     module = TrainingModule(run, weights, feed.begin_validation, None if weights is None else experts_from_dense(run))
     feed.training.before_each = module.begin_step
     log = RunLogger(folder)

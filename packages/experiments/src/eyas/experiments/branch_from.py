@@ -1,0 +1,67 @@
+"""Branches: a run that goes on from another run's checkpoint, optimizer included, under a schedule of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.schema import load
+from eyas.experiments import run_folder
+from eyas.experiments.schedule import ScheduleConfig
+from eyas.parallel import checkpoint_folder
+
+AT = "@"
+"""Stands between a run folder and the step that is branched from."""
+FREE = ("name", "runs", "branch_from", "experiment", "objective", "schedule", "layout", "sample", "logger", "profile")
+"""Options that a branch may change."""
+FREE_OF_TRAINER = ("max_steps", "validation_interval", "checkpoint_interval", "keep_checkpoints")
+"""Those of `trainer`; the others decide the order of samples, or how the optimizer's state is saved."""
+
+
+def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain configuration with the checkpoint of `branch_from` named in full, that of the step at which the decay
+    begins where it names none. Raises ConfigError where the run
+    differs from what it branches from in more than it may, CheckpointError where there is no such checkpoint."""
+    found = dict(config)
+    given = config.get("branch_from")
+    if given is None:
+        return found
+    name, at, number = str(given).partition(AT)
+    if at and not number.isdecimal():
+        raise ConfigError(f"branch_from={given} names no step behind the {AT}; write a number, as in runs/stable@300")
+    folder = run_folder.find(Path(name).resolve())
+    steps = config["trainer"]["max_steps"]
+    step = int(number) if at else load(ScheduleConfig, config["schedule"], "schedule").before_decay(steps)
+    checkpoints = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
+    if step not in checkpoints:
+        known = ", ".join(map(str, sorted(checkpoints))) or "none"
+        raise CheckpointError(f"{folder} has no checkpoint of step {step} to branch from; it has {known}")
+    if steps <= step:
+        raise ConfigError(f"trainer.max_steps={steps} leaves nothing to do behind step {step} of branch_from; raise it")
+    begun = run_folder.read_config(folder / run_folder.CONFIG)
+    for option, here, there in differences(decided(config), decided(begun)):
+        raise ConfigError(f"branch_from={given} goes on with {option}={there}, but here it is {here}; set it alike")
+    return found | {"branch_from": f"{folder}{AT}{step}"}
+
+
+def checkpoint_of(branch_from: str) -> Path:
+    """The checkpoint that a resolved `branch_from` names."""
+    name, _, step = branch_from.rpartition(AT)
+    return checkpoint_folder.complete(Path(name, run_folder.CHECKPOINTS))[int(step)]
+
+
+def decided(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a branch has in common with the run that it branches from."""
+    trainer = {name: value for name, value in config["trainer"].items() if name not in FREE_OF_TRAINER}
+    return {name: value for name, value in config.items() if name not in FREE} | {"trainer": trainer}
+
+
+def differences(here: Any, there: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two plain configurations differ: dotted name and both values."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for name in dict.fromkeys([*here, *there]):
+            yield from differences(here.get(name), there.get(name), f"{path}.{name}" if path else str(name))
+    elif here != there:
+        yield path, here, there

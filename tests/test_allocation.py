@@ -1,0 +1,58 @@
+"""Every division of Falcon-H1's channels builds, learns in a step, and shards where it divides."""
+
+import pytest
+import torch
+
+from eyas.core.allocation import PATTERNS, AllocationConfig, allocated, every_division
+from eyas.core.errors import LayoutError
+from eyas.core.model import load_model
+from eyas.experiments.model_group import model_group
+from eyas.layers.model import HybridLM
+from eyas.layers.testing import assert_layout_changes_nothing
+from eyas.parallel.fits import check_fits
+from eyas.parallel.layout import Layout
+
+TENSOR = Layout(tensor=2)
+POINTS = [(shares, order) for shares in every_division() for order in PATTERNS]
+QUICK = [((2, 2, 4), "SAM"), ((1, 4, 3), "SA_M"), ((5, 2, 1), "S_A_M")]
+"""Enough for every day: they shard."""
+
+
+def model(shares, order):
+    """A point at a sixteenth of the published width, one layer deep."""
+    whole = model_group("falcon_h1_allocation/sixteenth", {"vocab_size": 32, "sequence_length": 16})
+    return allocated(AllocationConfig(shares=shares, order=order, scale=16), whole) | {"repeat": 1}
+
+
+def shards(shares, order):
+    """Whether tensor parallelism of two can split the point."""
+    try:
+        check_fits(load_model(model(shares, order)), TENSOR, 16)
+    except LayoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("shares", "order"), POINTS)
+def test_a_division_learns_in_a_step(shares, order):
+    built = HybridLM(load_model(model(shares, order))).initialise(0)
+    draw = torch.Generator().manual_seed(1)
+    tokens, labels = (torch.randint(32, (2, 16), generator=draw) for _ in range(2))
+    before = built(tokens, labels).mean()
+    before.backward()
+    with torch.no_grad():
+        for weight in built.parameters():
+            weight -= 1e-2 * weight.grad
+        assert built(tokens, labels).mean() < before
+
+
+@pytest.mark.parametrize(
+    ("shares", "order"),
+    [
+        point if point in QUICK else pytest.param(*point, marks=pytest.mark.slow)
+        for point in POINTS
+        if shards(*point) or point in QUICK
+    ],
+)
+def test_a_division_shards(shares, order):
+    assert_layout_changes_nothing(model(shares, order), TENSOR, sequence_length=8)

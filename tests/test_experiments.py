@@ -1,0 +1,139 @@
+"""Every experiment composes, and its first two steps run; a sweep that it states runs without further words."""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from eyas.core.allocation import every_division
+from eyas.core.ratios import pattern_from_ratios
+from eyas.experiments import run_folder, train
+from eyas.experiments.cli import main
+from eyas.experiments.compose import compose
+from eyas.experiments.conf_tree import conf_folder
+from eyas.experiments.experiment import read_rule
+from eyas.experiments.run_config import load_run
+from eyas.parallel.pool import pool
+
+EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
+SHORT = (
+    "trainer.max_steps=2", "trainer.global_batch=2", "trainer.microbatch=2", "schedule.warmup_steps=1",
+    "trainer.validation_interval=null", "trainer.checkpoint_interval=null", "data.validation_sequences=2",
+)  # fmt: skip
+
+
+def trained_here(folder):
+    """A rank of a run, in a worker of the pool."""
+    from eyas.experiments.worker import train as train_rank
+
+    rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "GROUP_RANK": "0"}
+    with patch.dict(os.environ, rank):
+        train_rank(folder, load_run(run_folder.read_config(folder / run_folder.CONFIG)), resume=False)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to run in, where workers come out of the pool."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        train, "launch", lambda folder, module, arguments, processes: pool(1).run(trained_here, folder.absolute())
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_first_two_steps_of_every_experiment_run(experiment, place):
+    text = Path(__file__).parent / "*.py"
+    here = ["data=files", f"data.files='{text}'", "data.cache=cache", "data.vocab_size=300", "sample=none"]
+    small = here if experiment == "quickstart" else []
+    assert main(["train", f"experiment={experiment}", "name=short", *SHORT, *small]) == 0
+    (folder,) = (place / "runs" / "short").iterdir()
+    assert json.loads((folder / "metrics.json").read_text())["steps"] == 2
+
+
+def jobs_of(*arguments):
+    """The jobs of a multirun."""
+    jobs = []
+    compose(["--multirun", *arguments], jobs.append)
+    return jobs
+
+
+def test_an_experiment_runs_the_sweep_that_it_states():
+    jobs = jobs_of("experiment=mqar_gate")
+    runs = [(job.config["model"]["name"], job.config["seed"], job.config["data"]["seed"]) for job in jobs]
+    assert runs == [(model, seed, seed) for model in ("M*", "PP", "MM") for seed in (0, 1, 2)]
+    assert len(jobs_of("experiment=mqar_gate", "seed=5", "model=mqar_gate/mamba2")) == 1
+
+
+def test_the_ratios_are_those_of_the_study():
+    stated = yaml.safe_load((conf_folder() / "experiment" / "attention_ratio.yaml").read_text())
+    patterns = stated["hydra"]["sweeper"]["params"]["model.pattern"].replace("'", "").split(",")
+    assert patterns == [pattern_from_ratios(24, layers / 24, 0.5) for layers in (0, 1, 2, 3, 4, 8, 12)]
+
+
+def test_all_divisions_of_channels_are_swept():
+    stated = yaml.safe_load((conf_folder() / "experiment" / "falcon_h1_allocation.yaml").read_text())
+    assert yaml.safe_load(f"[{stated['hydra']['sweeper']['params']['allocation.shares']}]") == [
+        list(shares) for shares in every_division()
+    ]
+
+
+def test_every_rule_of_an_experiment_selects_a_job_of_its_sweep():
+    for experiment in EXPERIMENTS:
+        stated = yaml.safe_load((conf_folder() / "experiment" / f"{experiment}.yaml").read_text())
+        swept = stated.get("hydra", {}).get("sweeper", {}).get("params", {})
+        for text in (stated.get("experiment") or {}).get("passes", []):
+            rule = read_rule(text)
+            for name, value in (*rule.where, *(rule.against or ())):
+                values = [plain(each) for each in split(str(swept[name]))]
+                assert plain(value) in values, f"{experiment}: {text}"
+
+
+def split(values):
+    """The values of a sweep; commas inside brackets part none."""
+    return re.findall(r"\[[^\]]*\]|[^,\s]+", values)
+
+
+def plain(value):
+    """As verdicts compare values, and OmegaConf reads them."""
+    return {"null": "None", "1e11": "100000000000.0"}.get(value, "".join(c for c in value if c not in " '\""))
+
+
+BRANCH = (
+    "task=induction", "task.sequence_length=16", "model=mqar_gate/sequential", "schedule.warmup_steps=1",
+    "trainer.global_batch=2", "trainer.microbatch=2", "data.validation_sequences=2",
+)  # fmt: skip
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as stream:
+        return {int(row["step"]): row["train/loss"] for row in csv.DictReader(stream)}
+
+
+def test_a_branch_goes_on_as_the_whole_run_does(place, capsys):
+    stable = ("schedule=constant", "name=stable", "trainer.max_steps=4", "trainer.checkpoint_interval=1")
+    whole = ("schedule=wsd", "schedule.decay_steps=2", "trainer.max_steps=5")
+    assert main(["train", *BRANCH, *stable]) == 0
+    assert main(["train", *BRANCH, *whole, "name=whole"]) == 0
+    assert main(["train", *BRANCH, *whole, "name=branch", "branch_from=runs/stable"]) == 0
+    (expected,), (branch,) = ((place / "runs" / name).iterdir() for name in ("whole", "branch"))
+    assert losses(branch) == {step: loss for step, loss in losses(expected).items() if step >= 3}
+    for name in ("validation_loss", "accuracy", "steps", "tokens"):
+        ended = (json.loads((folder / "metrics.json").read_text())[name] for folder in (branch, expected))
+        assert len(set(ended)) == 1, name
+    capsys.readouterr()
+    for change, message in {
+        "data.seed=7": "goes on with data.seed=1234, but here it is 7",
+        "branch_from=runs/stable@9": "has no checkpoint of step 9 to branch from; it has 1, 2, 3, 4",
+        "branch_from=runs/stable@x": "names no step behind the @",
+        "branch_from=runs/stable@4 trainer.max_steps=4": "trainer.max_steps=4 leaves nothing to do",
+        "branch_from=runs/none": "there is no folder",
+    }.items():
+        code = main(["train", *BRANCH, *whole, "branch_from=runs/stable", *change.split()])
+        error = capsys.readouterr().err
+        assert (code, message in error) == (2, True), (change, error)
