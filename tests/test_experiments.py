@@ -12,15 +12,18 @@ import yaml
 
 from eyas.core.allocation import every_division
 from eyas.core.ratios import pattern_from_ratios
-from eyas.experiments import run_folder, train
+from eyas.experiments import run_folder, workers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose
 from eyas.experiments.conf_tree import conf_folder
 from eyas.experiments.experiment import read_rule
 from eyas.experiments.run_config import load_run
+from eyas.experiments.sweep import Returned
 from eyas.parallel.pool import pool
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
+GOES_ON = {"upcycling": "upcycling_dense"}
+"""Experiments that begin with the run of another one."""
 SHORT = (
     "trainer.max_steps=2", "trainer.global_batch=2", "trainer.microbatch=2", "schedule.warmup_steps=1",
     "trainer.validation_interval=null", "trainer.checkpoint_interval=null", "data.validation_sequences=2",
@@ -40,9 +43,7 @@ def trained_here(folder):
 def place(tmp_path, monkeypatch):
     """A folder to run in, where workers come out of the pool."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        train, "launch", lambda folder, module, arguments, processes: pool(1).run(trained_here, folder.absolute())
-    )
+    monkeypatch.setattr(workers, "launch", lambda folder, *_, **__: pool(1).run(trained_here, folder.absolute()))
     return tmp_path
 
 
@@ -51,6 +52,8 @@ def test_the_first_two_steps_of_every_experiment_run(experiment, place):
     text = Path(__file__).parent / "*.py"
     here = ["data=files", f"data.files='{text}'", "data.cache=cache", "data.vocab_size=300", "sample=none"]
     small = here if experiment == "quickstart" else []
+    if experiment in GOES_ON:
+        assert main(["train", f"experiment={GOES_ON[experiment]}", *SHORT]) == 0
     assert main(["train", f"experiment={experiment}", "name=short", *SHORT, *small]) == 0
     (folder,) = (place / "runs" / "short").iterdir()
     assert json.loads((folder / "metrics.json").read_text())["steps"] == 2
@@ -59,8 +62,18 @@ def test_the_first_two_steps_of_every_experiment_run(experiment, place):
 def jobs_of(*arguments):
     """The jobs of a multirun."""
     jobs = []
-    compose(["--multirun", *arguments], jobs.append)
+
+    def launch(batch, launcher, config):
+        jobs.extend(batch)
+        return [Returned(None) for _ in batch]
+
+    compose(["--multirun", *arguments], jobs.append, launch)
     return jobs
+
+
+def test_the_page_lists_every_experiment():
+    page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    assert [experiment for experiment in EXPERIMENTS if f"experiment={experiment}`" not in page] == []
 
 
 def test_an_experiment_runs_the_sweep_that_it_states():
