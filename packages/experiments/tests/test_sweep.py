@@ -108,6 +108,8 @@ def test_an_interrupted_job_goes_on_from_its_checkpoint_and_the_rest_follows(run
     runs.killed = set()
     assert sweep("seed=1,2,3") == 0
     assert runs.take() == ["1 resumed", "2"]
+    assert sweep("seed=1,2,3") == 0
+    assert runs.take() == [], "what went on is known as the job that it was"
 
 
 def test_without_a_checkpoint_it_begins_anew_in_its_folder(runs: Runs) -> None:

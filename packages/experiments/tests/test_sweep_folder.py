@@ -30,7 +30,9 @@ def test_a_configuration_on_disk_is_the_one_that_was_composed(tmp_path: Path) ->
 
 
 def test_names_and_questions_do_not_tell_runs_apart_and_all_else_does() -> None:
-    assert identity(job(1)) == identity(job(1) | {"name": "t", "experiment": {"question": "?"}, "objective": "x"})
+    assert identity(job(1)) == identity(
+        job(1) | {"name": "t", "experiment": {"question": "?"}, "objective": "x", "profile": {}}
+    )
     assert len({identity(job(1)), identity(job(2)), identity(job(1, optimizer={"learning_rate": 1e-4}))}) == 3
 
 

@@ -12,8 +12,8 @@ from eyas.experiments.run_folder import CHECKPOINTS
 from eyas.experiments.run_records import CONFIG, STATUS, latest_config, read_plain, read_run
 from eyas.parallel import checkpoint_folder
 
-BESIDE_THE_POINT = ("name", "runs", "experiment", "objective")
-"""Options that change nothing in a run."""
+BESIDE_THE_POINT = ("name", "runs", "experiment", "objective", "profile")
+"""Options that change nothing in a run; a trace is of one command, and a run that goes on does not repeat it."""
 
 State = Literal["missing", "started", "finished"]
 STATES: tuple[State, ...] = get_args(State)

@@ -79,6 +79,6 @@ def prepare_data(planned: Sequence[Planned]) -> None:
     """Prepares the text of the jobs that will run, before they do so all at once."""
     seen = []
     for each in planned:
-        if each.run is not None and each.run.drawn_task is None and each.run.data not in seen:
+        if each.runs and each.run is not None and each.run.drawn_task is None and each.run.data not in seen:
             seen.append(each.run.data)
             each.check(lambda run: prepare(run.data))
