@@ -22,8 +22,9 @@ NOT_RUN = {
     "eyas eval runs/quickstart --tasks hellaswag,arc_easy": "fetches data over a network",
 }
 """Beginnings of the lines that are not run, and why; every other line of a page is."""
-ABOUT_RUNS = ("resume", "generate", "results", "report", "eval", "import-hf", "export-hf")
+ABOUT_RUNS = ("resume", "generate", "results", "report", "eval", "average", "import-hf", "export-hf")
 """Commands that need a run."""
+START = "start_from="
 STEPS, MORE = 2, 2
 """Steps of a training, and how many a resumed one has more."""
 FEW_TESTS = "data.validation_sequences=2"
@@ -72,7 +73,9 @@ class Reader:
             words += ["--tokens", "3"]
         elif words[0] == "import-hf" and self.training:
             self.say(["export-hf", "runs/quickstart", words[1]], 0)
-        if not self.training and words[0] in ABOUT_RUNS:
+        elif words[0] == "average":
+            words = [re.sub(r"^[\d,]+$", lambda given: "1,2" if "," in given[0] else "2", word) for word in words]
+        if not self.training and (words[0] in ABOUT_RUNS or any(word.startswith(START) for word in words)):
             return ""
         told = self.say(words, 1 if "exits with 1" in comment else 0)
         if "interrupt it" in comment and self.training:
@@ -99,7 +102,8 @@ class Reader:
         kept = [re.sub(r"^(trainer\.checkpoint_interval)=\d+$", r"\1=1", word) for word in words]
         short = [f"trainer.max_steps={STEPS}", "schedule.warmup_steps=0", FEW_TESTS, "trainer.validation_interval=null"]
         if not any(word.startswith(("task=", "experiment=recall")) for word in words):
-            short += ["data.vocab_size=300", "data.sequence_length=32", "trainer.global_batch=4"]
+            short += ["data.sequence_length=32", "trainer.global_batch=4"]
+            short += [] if any(word.startswith(START) for word in words) else ["data.vocab_size=300"]
             short += [] if any(word.startswith(("data=", "data.files=", "data.blend=")) for word in words) else [FILES]
             short += ["trainer.microbatch=2"] if any(word.startswith("layout") for word in words) else []
         return [*kept, *short]
