@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.core.schema import load
 from eyas.experiments import run_folder
+from eyas.experiments.prepared import Prepared
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.parallel import checkpoint_folder
 
@@ -22,8 +23,8 @@ FREE_OF_TRAINER = ("max_steps", "validation_interval", "checkpoint_interval", "k
 
 def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
     """The plain configuration with the checkpoint of `branch_from` named in full, that of the step at which the decay
-    begins where it names none. Raises ConfigError where the run
-    differs from what it branches from in more than it may, CheckpointError where there is no such checkpoint."""
+    begins where it names none. Raises ConfigError where the run differs from what it branches from in more than it may,
+    CheckpointError where there is no such checkpoint."""
     found = dict(config)
     given = config.get("branch_from")
     if given is None:
@@ -50,6 +51,17 @@ def checkpoint_of(branch_from: str) -> Path:
     """The checkpoint that a resolved `branch_from` names."""
     name, _, step = branch_from.rpartition(AT)
     return checkpoint_folder.complete(Path(name, run_folder.CHECKPOINTS))[int(step)]
+
+
+def check_tokens(branch_from: str, prepared: Prepared) -> None:
+    """Raises DataError where the text has changed since the run that is branched from: its tokens would mean something
+    else to the model."""
+    folder = Path(branch_from.rpartition(AT)[0])
+    begun = {name: directory.name for name, directory in run_folder.data_directories(folder).items()}
+    if begun != {name: text.hash for name, text in prepared.texts.items()}:
+        raise DataError(
+            f"branch_from={branch_from}: the text has changed since that run; bring back the text that it read"
+        )
 
 
 def decided(config: Mapping[str, Any]) -> dict[str, Any]:

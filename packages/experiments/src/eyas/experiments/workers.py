@@ -9,6 +9,7 @@ from typing import Any
 
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
+from eyas.experiments.branch_from import check_tokens
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.start_from import keep_imported_files
@@ -50,6 +51,8 @@ def claim_with_data(
     """A folder with all that the run needs to begin, its tokens prepared; `wanted` itself where it is free."""
     check_machine(run)
     prepared = prepare(run.data) if run.drawn_task is None else None
+    if prepared is not None and run.branch_from is not None:
+        check_tokens(run.branch_from, prepared)
     folder = run_folder.claim(wanted, config, overrides, command)
     keep_imported_files(run.start_from, folder)
     if prepared is not None:

@@ -1,0 +1,30 @@
+"""What a branch must have in common with the run that it goes on from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyas.core.errors import DataError
+from eyas.experiments import run_folder
+from eyas.experiments.branch_from import check_tokens
+from eyas.experiments.prepare import prepare
+from eyas.experiments.run_config import load_run
+
+
+def test_a_text_that_has_changed_is_refused(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("the eyas reads and writes what the falcon reads "[number:] * 30)
+    config: dict[str, Any] = {
+        "model": {"hidden_size": 8, "vocab_size": 262, "pattern": ["ffn"], "layers": {"ffn": {"kind": "mlp"}}},
+        "data": {
+            "files": f"{tmp_path}/*.txt", "vocab_size": 262, "sequence_length": 16, "cache": str(tmp_path / "cache"),
+        },
+    }  # fmt: skip
+    run = load_run(config)
+    folder = run_folder.claim(tmp_path / "run", config, [])
+    run_folder.write_data(folder, run, prepare(run.data))
+    check_tokens(f"{folder}@3", prepare(run.data))
+    (tmp_path / "0.txt").write_text("falcons hunt " * 100)
+    with pytest.raises(DataError, match=r"run@3: the text has changed since that run; bring back"):
+        check_tokens(f"{folder}@3", prepare(run.data))
