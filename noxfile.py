@@ -150,7 +150,8 @@ def check_contents(session: nox.Session, built: list[Path]) -> None:
             example = HERE / "examples" / "gated_conv"
             files = ("pyproject.toml", "README.md", "src/*.py", "tests/test_gated_conv.py")
             shipped |= {f"example/{found.relative_to(example)}" for part in files for found in example.glob(part)}
-            shipped |= {f"report/page.{kind}" for kind in ("js", "css")}
+            report = HERE / "packages/experiments/src/eyas/experiments/report"
+            shipped |= {f"report/{found.name}" for kind in ("js", "css") for found in report.glob(f"*.{kind}")}
             missing = shipped - {name.removeprefix("eyas/experiments/") for name in names}
             if missing:
                 session.error(f"{path.name} lacks {', '.join(sorted(missing))}")
