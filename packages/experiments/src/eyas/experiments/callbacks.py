@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eyas.core.errors import EyasError
 from eyas.experiments.run_logger import RunLogger
+from eyas.parallel import checkpoint_folder
 
 LINES = 20
 """Lines that a run prints where the output is no terminal."""
@@ -108,5 +109,6 @@ class Checkpoints(Callback):
         if last or (self.interval is not None and trainer.global_step % self.interval == 0):
             trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}")
             if trainer.is_global_zero and self.keep is not None:
-                for old in sorted(self.folder.glob("step-*[0-9]"))[: -self.keep]:
-                    shutil.rmtree(old)
+                saved = checkpoint_folder.complete(self.folder)
+                for step in sorted(saved)[: -self.keep]:
+                    shutil.rmtree(saved[step])

@@ -30,6 +30,7 @@ from eyas.experiments.run_records import (
     resumed_config,
     times_resumed,
 )
+from eyas.parallel import checkpoint_folder
 
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
@@ -136,7 +137,7 @@ def open_run(folder: Path) -> RunConfig:
 
 def check_checkpoint(folder: Path, purpose: str) -> None:
     """Raises CheckpointError where the folder has no complete checkpoint."""
-    if not any((folder / CHECKPOINTS).glob("step-*[0-9]")):
+    if not checkpoint_folder.complete(folder / CHECKPOINTS):
         raise CheckpointError(f"{folder} has no complete checkpoint to {purpose} with eyas train")
 
 
