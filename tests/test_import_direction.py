@@ -22,8 +22,12 @@ OPTIONAL = {
     "mamba_ssm": "ssd_mamba_ssm.py",
     "causal_conv1d": None,
     "transformer_engine": "grouped_transformer_engine.py",
+    "wandb": "trackers.py",
+    "optuna": "multirun.py",
+    "joblib": "sweep_machine.py",
+    "submitit": "sweep_machine.py",
 }
-"""Packages of the extra `cuda` and kin, and the one file that wraps each."""
+"""Packages of extras such as `cuda` and `sweeps`, and the one file that wraps each."""
 WORKERS_ONLY = {"lightning", "triton", "megatron"}
 """What a command line does not wait for."""
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "tools"}
