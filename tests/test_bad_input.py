@@ -6,7 +6,7 @@ import shlex
 import pytest
 from command import eyas, write_corpus
 
-from eyas.experiments import train
+from eyas.experiments import workers
 from eyas.experiments.cli import main
 
 TRAIN = {
@@ -171,6 +171,10 @@ OTHERS = {
     "folder that cannot be": ("new-mixer gated --folder texts/0.txt/x", "texts/0.txt/x cannot be written"),
     "symbol that exists": ("new-mixer gated --symbol M", "symbol 'M' belongs to 'mamba2' of eyas-layers"),
     "symbol that is none": ("new-mixer gated --symbol 3", "a symbol is one capital letter other than P"),
+    "group that is not added": (
+        "train 'optimizer.groups={slow: {parts: [ssm]}}'",
+        "optimizer.groups exists, but lacks what it is given; add that",
+    ),
     "flag of another command": ("layers --dry-run", "eyas layers does not know '--dry-run'"),
 }
 
@@ -190,7 +194,7 @@ def refused(tmp_path, monkeypatch, capsys):
     before = {*tmp_path.iterdir()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(train, "launch", start)
+    monkeypatch.setattr(workers, "launch", start)
 
     def run(line: str) -> list[str]:
         try:

@@ -89,6 +89,8 @@ def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:
     node = OmegaConf.select(composed, parent) if parent else composed
     if not isinstance(node, DictConfig):
         return ConfigError(f"{path}: there is no option {parent!r}; see eyas train --cfg job for those that exist")
+    if name in node:
+        return ConfigError(f"{path} exists, but lacks what it is given; add that with a +, such as +{path}.NAME=...")
     if at:
         return ConfigError(f"{path}: {unknown_name('layer', name, map(str, node))}; or add a new one with +{path}=...")
     return ConfigError(f"{path}: {unknown_name('option', name, map(str, node))}")
