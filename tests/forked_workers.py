@@ -29,8 +29,8 @@ class Forks:
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
 
-    def launch(self, run, module, arguments, processes, *, on_terminal):
-        """Runs the worker as `processes` ranks, to their end; none of them prints on the terminal."""
+    def launch(self, run, module, arguments, processes, *, on_terminal=True):
+        """Runs the worker as `processes` ranks, to their end."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

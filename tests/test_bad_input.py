@@ -183,7 +183,7 @@ OTHERS = {
 def refused(tmp_path, monkeypatch, capsys):
     """Runs a command line in a folder with some input; returns what it says on its way to exit code 2."""
 
-    def start(*arguments):
+    def start(*arguments, **options):
         raise AssertionError("workers were started")
 
     write_corpus(tmp_path)
