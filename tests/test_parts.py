@@ -7,6 +7,7 @@ import torch
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
+from eyas.core.schema import load
 from eyas.layers.rank_model import check_optimizer
 from eyas.layers.testing import Trial, assert_checkpoint_loads, assert_equal_outcomes, run
 from eyas.layers.testing.layouts import engine_here, microbatches_here
@@ -144,6 +145,14 @@ def test_parts_that_cannot_be(options, error):
         check_optimizer(load_model(MODEL), options)
 
 
-def test_a_group_that_does_not_learn_is_named_frozen():
-    with pytest.raises(ConfigError, match="optimizer.frozen"):
-        GroupOptions(parts=("head",), learning_rate_factor=0.0)
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"parts": ["head"], "learning_rate_factor": 0.0}, "must be above 0; list what is not to learn in optimizer.f"),
+        ({"parts": ["head"], "weight_decay_factor": -1.0}, "weight_decay_factor=-1.0 must not be negative"),
+        ({"parts": []}, r"parts=\[\] means no weights"),
+    ],
+)
+def test_a_group_that_changes_nothing_or_too_much_is_refused(options, error):
+    with pytest.raises(ConfigError, match=rf"^optimizer\.groups\.slow\..*{error}"):
+        load(OptimizerOptions, {"learning_rate": 1e-3, "groups": {"slow": options}}, "optimizer")
