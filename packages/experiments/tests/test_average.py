@@ -78,7 +78,9 @@ def test_it_is_generated_from_exported_and_started_from(here, capsys):
     folder = averaged(capsys, a_run("one", 1, 2))
     assert main(["generate", folder, "--tokens", "2"]) == 0
     assert main(["export-hf", folder, "exported"]) == 0
-    assert main(["train", "--dry-run", f"start_from={folder}", "data.files=*.txt"]) == 0
+    for number in range(8):
+        (here / f"{number}.txt").write_text("falcons hunt from the fist, eyases from the nest " * 40)
+    assert main(["train", "--dry-run", f"start_from={folder}", "data.files=*.txt", "data.sequence_length=16"]) == 0
     assert main(["resume", folder]) == 2
     assert f"holds weights alone, not a run to go on with; eyas train start_from={folder}" in capsys.readouterr().err
 

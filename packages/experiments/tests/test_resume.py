@@ -11,6 +11,7 @@ import yaml
 from eyas.core.errors import CheckpointError, ConfigError, DataError, EyasError
 from eyas.experiments import resume as resuming
 from eyas.experiments import run_folder
+from eyas.experiments.hold import LOCK
 from eyas.experiments.prepare import prepare
 from eyas.experiments.prepared import PreparedText
 from eyas.experiments.resume import resume
@@ -36,7 +37,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that ended at step 5 of 10; resuming it starts no process."""
-    monkeypatch.setattr(resuming, "start", lambda *_: None)
+    monkeypatch.setattr(resuming, "start", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     data = {"files": "texts/*.txt", "vocab_size": 262, "sequence_length": 16, "cache": "cache"}
     folder = run_folder.claim(tmp_path / "run", {**CONFIG, "data": data}, [])
@@ -48,7 +49,7 @@ def run(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def kept(folder: Path) -> dict[str, bytes]:
     """What a refused resume must leave as it is."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != LOCK}
 
 
 def tokens_of(folder: Path) -> PreparedText:

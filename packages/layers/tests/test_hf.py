@@ -177,7 +177,7 @@ LAYERS = {
         ),
         (
             "attn, ffn / attn, ffn",
-            r"model; falcon_h1: model.pattern has a tail after '/', which falcon_h1 has not \(nor has any of \d+ .*\)$",
+            r"llama: model.pattern has a tail after '/', which llama has not \(nor has any of \d+ others\)",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Placement
 from eyas.core.model import load_model
 from eyas.layers.decoding import decode, read
+from eyas.layers.dropout import Dropout
 from eyas.layers.model import HybridLM
 from eyas.layers.mtp import ahead
 from eyas.layers.sampling import Sampling
@@ -54,7 +55,7 @@ def predictions(lm, tokens_S):
     hidden_SBD, _ = lm.prefill(tokens_BS, lm.initial_state(1))
     h_SBD, found = lm.final_norm(hidden_SBD), []
     for k, depth in enumerate(lm.mtp.in_order(), 1):
-        h_SBD = depth(h_SBD, lm.embed(ahead(tokens_BS, k, 0), lm.context), lm.context)
+        h_SBD = depth(h_SBD, lm.embed(ahead(tokens_BS, k, 0), lm.context), lm.context, Dropout(0.0, None), 0)
         found.append(lm.logits(h_SBD, lm.context)[:, 0].argmax(-1).tolist())
     return found
 

@@ -25,7 +25,7 @@ def test_megatron_is_asked_for_the_share_on_a_gpu(share, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(options, "find_spec", lambda name: name)
     layout = Layout(data=2, distributed_optimizer=True)
-    megatron_options.megatron_optimizer(OptimizerOptions(cpu_offload=share), layout, torch.float32, [])
+    megatron_options.megatron_optimizer(OptimizerOptions(cpu_offload=share), layout, torch.float32, [], {})
     (config,) = asked
     assert config.use_precision_aware_optimizer == (share > 0)
     assert (config.optimizer_cpu_offload, config.optimizer_offload_fraction) == (share > 0, share)
@@ -34,7 +34,7 @@ def test_megatron_is_asked_for_the_share_on_a_gpu(share, monkeypatch):
 def test_a_machine_without_a_gpu_refuses(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"optimizer.cpu_offload=0.5 moves .* has no GPU .* set it to 0"):
-        megatron_options.megatron_optimizer(OptimizerOptions(cpu_offload=0.5), Layout(), torch.float32, [])
+        megatron_options.megatron_optimizer(OptimizerOptions(cpu_offload=0.5), Layout(), torch.float32, [], {})
 
 
 def test_a_gpu_without_transformer_engine_is_refused(monkeypatch):

@@ -169,11 +169,11 @@ class Returned(JobReturn):
 
 
 def result(planned: Planned) -> Returned:
-    """A job's objective, for a sweeper that searches."""
+    """A job's objective, for a sweeper that searches. Raises ConfigError where runs have no such metric."""
     if planned.error is None:
         metrics, name = run_folder.read_metrics(planned.folder), str(planned.config["objective"])
         if isinstance(value := metrics.get(name), int | float):
             return Returned(float(value))
         numbers = sorted(key for key, found in metrics.items() if isinstance(found, int | float))
-        planned.error = ConfigError(f"objective={name} is no metric of the run, which has {', '.join(numbers)}")
+        raise ConfigError(f"objective={name} is no metric of the run, which has {', '.join(numbers)}")
     return Returned(planned.error)
