@@ -29,7 +29,7 @@ class Forks:
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )  # fmt: skip
 
-    def launch(self, run, module, arguments, processes):
+    def launch(self, run, module, arguments, processes, *, on_terminal=True):
         """Runs the worker as `processes` ranks, to their end."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

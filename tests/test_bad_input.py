@@ -6,7 +6,7 @@ import shlex
 import pytest
 from command import eyas, write_corpus
 
-from eyas.experiments import train
+from eyas.experiments import workers
 from eyas.experiments.cli import main
 
 TRAIN = {
@@ -179,7 +179,7 @@ OTHERS = {
 def refused(tmp_path, monkeypatch, capsys):
     """Runs a command line in a folder with some input; returns what it says on its way to exit code 2."""
 
-    def start(*arguments):
+    def start(*arguments, **options):
         raise AssertionError("workers were started")
 
     write_corpus(tmp_path)
@@ -190,7 +190,7 @@ def refused(tmp_path, monkeypatch, capsys):
     before = {*tmp_path.iterdir()}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EYAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(train, "launch", start)
+    monkeypatch.setattr(workers, "launch", start)
 
     def run(line: str) -> list[str]:
         try:

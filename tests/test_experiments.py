@@ -12,15 +12,18 @@ import yaml
 
 from eyas.core.allocation import every_division
 from eyas.core.ratios import pattern_from_ratios
-from eyas.experiments import run_folder, train
+from eyas.experiments import run_folder, workers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose
 from eyas.experiments.conf_tree import conf_folder
 from eyas.experiments.experiment import read_rule
 from eyas.experiments.run_config import load_run
+from eyas.experiments.sweep import Returned
 from eyas.parallel.pool import pool
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
+GROWN_FROM = {"upcycling": "upcycling_dense"}
+"""Experiments that begin with the runs of another."""
 SHORT = (
     "trainer.max_steps=2", "trainer.global_batch=2", "trainer.microbatch=2", "schedule.warmup_steps=1",
     "trainer.validation_interval=null", "trainer.checkpoint_interval=null", "data.validation_sequences=2",
@@ -40,9 +43,11 @@ def trained_here(folder):
 def place(tmp_path, monkeypatch):
     """A folder to run in, where workers come out of the pool."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        train, "launch", lambda folder, module, arguments, processes: pool(1).run(trained_here, folder.absolute())
-    )
+
+    def launch(folder, *arguments, on_terminal):
+        return pool(1).run(trained_here, folder.absolute())
+
+    monkeypatch.setattr(workers, "launch", launch)
     return tmp_path
 
 
@@ -51,16 +56,24 @@ def test_the_first_two_steps_of_every_experiment_run(experiment, place):
     text = Path(__file__).parent / "*.py"
     here = ["data=files", f"data.files='{text}'", "data.cache=cache", "data.vocab_size=300", "sample=none"]
     small = here if experiment == "quickstart" else []
+    if experiment in GROWN_FROM:
+        dense = GROWN_FROM[experiment]
+        assert main(["train", f"experiment={dense}", *SHORT]) == 0
     assert main(["train", f"experiment={experiment}", "name=short", *SHORT, *small]) == 0
-    (folder,) = (place / "runs" / "short").iterdir()
-    assert json.loads((folder / "metrics.json").read_text())["steps"] == 2
+    (metrics,) = place.glob("runs/**/short/*/metrics.json")
+    assert json.loads(metrics.read_text())["steps"] == 2
 
 
 def jobs_of(*arguments):
     """The jobs of a multirun."""
-    jobs = []
-    compose(["--multirun", *arguments], jobs.append)
-    return jobs
+    found = []
+
+    def launch(jobs, *_):
+        found.extend(jobs)
+        return [Returned(None) for _ in jobs]
+
+    compose(["--multirun", *arguments], found.append, launch)
+    return found
 
 
 def test_an_experiment_runs_the_sweep_that_it_states():

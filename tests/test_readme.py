@@ -92,7 +92,7 @@ def test_commands_are_accepted(path, reader):
 )
 def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
     pytest.importorskip("lm_eval")
-    monkeypatch.setattr("eyas.experiments.train.launch", forks.launch)
+    monkeypatch.setattr("eyas.experiments.workers.launch", forks.launch)
     typed = reader(training=True)
     typed.prepare(path)
     for line in setting(path) + commands(path):
