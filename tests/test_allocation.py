@@ -18,10 +18,12 @@ QUICK = [((2, 2, 4), "SAM"), ((1, 4, 3), "SA_M"), ((5, 2, 1), "S_A_M")]
 """Enough for every day: they shard."""
 
 
+SIXTEENTH = model_group("falcon_h1_allocation/sixteenth", {"vocab_size": 32, "sequence_length": 16})
+
+
 def model(shares, order):
     """A point at a sixteenth of the published width, one layer deep."""
-    whole = model_group("falcon_h1_allocation/sixteenth", {"vocab_size": 32, "sequence_length": 16})
-    return allocated(AllocationConfig(shares=shares, order=order, scale=16), whole) | {"repeat": 1}
+    return allocated(AllocationConfig(shares=shares, order=order, scale=16), SIXTEENTH) | {"repeat": 1}
 
 
 def shards(shares, order):

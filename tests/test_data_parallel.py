@@ -91,11 +91,15 @@ def test_state_in_several_parts_is_saved_and_loaded(tmp_path, model, name):
         assert (alone[weight] - value).abs().max() <= 1e-4 * value.abs().max(), weight
 
 
+WITHOUT_EXPERTS_LAST = mixture(repeat=1) | {"pattern": ["ssm", "moe", "|", "attn"]}
 OTHER = {
     "to the distributed optimizer": (falcon_h1(), Layout(), Layout(data=2, distributed_optimizer=True), torch.float32),
     "from the distributed optimizer": (falcon_h1(), OVERLAPPED["pipeline"], Layout(), torch.float32),
     "from a stage without experts": (
-        mixture(repeat=1) | {"pattern": ["ssm", "moe", "|", "attn"]}, Layout(pipeline=2), Layout(), torch.float64,
+        WITHOUT_EXPERTS_LAST, Layout(pipeline=2), Layout(), torch.float64,
+    ),
+    "from a distributed stage without experts": (
+        WITHOUT_EXPERTS_LAST, Layout(pipeline=2, distributed_optimizer=True), Layout(), torch.float32,
     ),
 }  # fmt: skip
 

@@ -1,12 +1,15 @@
 """Frozen parts and learning rates of their own, under every layout."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
+from eyas.core.schema import load
 from eyas.layers.rank_model import check_optimizer
-from eyas.layers.testing import Trial, assert_equal_outcomes, run
+from eyas.layers.testing import Trial, assert_checkpoint_loads, assert_equal_outcomes, run
 from eyas.layers.testing.layouts import engine_here, microbatches_here
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import GroupOptions, OptimizerOptions
@@ -53,6 +56,18 @@ def test_a_pipeline_stage_may_have_nothing_to_train():
     assert_equal_outcomes(run(tried, layout), run(tried, Layout()), tried, layout)
 
 
+STAGES = {
+    "float64": (Layout(pipeline=2), Layout(), torch.float64),
+    "distributed optimizer": (*[Layout(pipeline=2, distributed_optimizer=True)] * 2, torch.float32),
+}
+
+
+@pytest.mark.parametrize("saved, loaded, dtype", STAGES.values(), ids=STAGES)
+def test_such_a_stage_does_not_hide_how_many_steps_the_others_took(saved, loaded, dtype):
+    """Adam's first steps differ by their count."""
+    assert_checkpoint_loads(replace(trial("embedding", "blocks.[01]"), dtype=dtype), saved, loaded)
+
+
 def after_a_step(tried: Trial) -> dict:
     """What one step did, alone: how much each weight changed, and what the engine keeps for it."""
     layout = Layout()
@@ -93,9 +108,9 @@ def test_weights_learn_at_their_rates():
 
 def test_decay_takes_as_much_at_every_width():
     """An eighth of the learning rate beside eight times the decay."""
-    model = load_model({**MODEL, "hidden_size": 64})
-    assert model.hidden_rate == 1 / 8
-    decayed = pool(1).run(decay_of, MODEL | {"mup_base": 2})[0]
+    model = MODEL | {"mup_base": 2}
+    assert load_model(model).hidden_rate == 1 / 8
+    decayed = pool(1).run(decay_of, model)[0]
     assert decayed["blocks.1.branches.ffn.down"] == decayed["embedding.weight"] == pytest.approx(0.01 * 0.1)
     assert decayed["blocks.0.norm.weight"] == 0
 
@@ -130,6 +145,14 @@ def test_parts_that_cannot_be(options, error):
         check_optimizer(load_model(MODEL), options)
 
 
-def test_a_group_that_does_not_learn_is_named_frozen():
-    with pytest.raises(ConfigError, match="optimizer.frozen"):
-        GroupOptions(parts=("head",), learning_rate_factor=0.0)
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"parts": ["head"], "learning_rate_factor": 0.0}, "must be above 0; list what is not to learn in optimizer.f"),
+        ({"parts": ["head"], "weight_decay_factor": -1.0}, "weight_decay_factor=-1.0 must not be negative"),
+        ({"parts": []}, r"parts=\[\] means no weights"),
+    ],
+)
+def test_a_group_that_changes_nothing_or_too_much_is_refused(options, error):
+    with pytest.raises(ConfigError, match=rf"^optimizer\.groups\.slow\..*{error}"):
+        load(OptimizerOptions, {"learning_rate": 1e-3, "groups": {"slow": options}}, "optimizer")

@@ -53,8 +53,22 @@ def test_what_is_no_division_is_refused(options: dict[str, object], message: str
         load(AllocationConfig, options, "allocation")
 
 
-def test_heads_that_do_not_divide_the_channels_and_other_layers_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"gives layer ssm 32 channels .* model\.layers\.ssm\.head_dim"):
-        allocated(AllocationConfig(shares=(1, 1, 6), scale=16), MODEL)
-    with pytest.raises(ConfigError, match="the model has ssm, ffn"):
-        allocated(AllocationConfig(shares=(1, 1, 6)), {"layers": {"ssm": {}, "ffn": {}}})
+def with_attention(**options: object) -> dict[str, object]:
+    """A model whose attention has other options."""
+    return MODEL | {"layers": {"ssm": {"head_dim": 64}, "attn": options, "ffn": {}}}
+
+
+@pytest.mark.parametrize(
+    ("model", "scale", "message"),
+    [
+        (MODEL, 16, r"gives layer ssm 32 channels, .* model\.layers\.ssm\.head_dim"),
+        (with_attention(head_dim=96), 1, "gives layer attn 8 heads, of which every 3 share"),
+        (with_attention(), 1, r"model\.layers\.attn\.head_dim is not set"),
+        (with_attention(head_dim=None), 1, r"model\.layers\.attn\.head_dim is not set"),
+        ({"layers": {"ssm": {}, "ffn": {}}}, 1, "the model has ssm, ffn"),
+        ({}, 1, "the model has none"),
+    ],
+)
+def test_a_model_that_cannot_be_divided_is_refused(model: dict[str, object], scale: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        allocated(AllocationConfig(shares=(1, 1, 6), scale=scale), model)

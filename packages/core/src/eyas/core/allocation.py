@@ -57,27 +57,38 @@ def allocated(allocation: AllocationConfig, model: Mapping[str, Any]) -> dict[st
     layers = changed.get("layers") or {}
     if set(layers) != set(POOLS):
         raise ConfigError(
-            f"allocation.shares divide channels among layers ssm, attn and ffn, but the model has {', '.join(layers)}; "
-            "leave allocation out, or choose such a model"
+            "allocation.shares divide channels among layers ssm, attn and ffn, but the model has "
+            f"{', '.join(layers) or 'none'}; leave allocation out, or choose such a model"
         )
     widths = {
         name: pool * share // (PARTS * allocation.scale)
         for (name, pool), share in zip(POOLS.items(), allocation.shares, strict=True)
     }
-    layers["ssm"]["num_heads"] = heads("ssm", widths["ssm"], layers["ssm"]["head_dim"])
-    layers["attn"]["num_heads"] = heads("attn", widths["attn"], layers["attn"]["head_dim"])
-    layers["attn"]["num_kv_heads"] = heads("attn", layers["attn"]["num_heads"], SHARING)
+    layers["ssm"]["num_heads"] = heads("ssm", widths["ssm"], layers["ssm"])
+    layers["attn"]["num_heads"] = queries = heads("attn", widths["attn"], layers["attn"])
+    if queries % SHARING:
+        raise ConfigError(
+            f"allocation gives layer attn {queries} heads, of which every {SHARING} share keys and values; change "
+            "model.layers.attn.head_dim or allocation.scale"
+        )
+    layers["attn"]["num_kv_heads"] = queries // SHARING
     layers["ffn"]["intermediate_size"] = widths["ffn"]
     changed["hidden_size"] = WIDTH // allocation.scale
     changed["pattern"] = list(PATTERNS[allocation.order])
     return changed
 
 
-def heads(layer: str, channels: int, each: int) -> int:
-    """The number of heads. Raises ConfigError where it is no whole one."""
-    if channels % each:
+def heads(layer: str, channels: int, options: Mapping[str, Any]) -> int:
+    """The number of heads that so many channels are. Raises ConfigError where it is no whole one."""
+    head_dim = options.get("head_dim")
+    if not isinstance(head_dim, int) or head_dim < 1:
         raise ConfigError(
-            f"allocation gives layer {layer} {channels} channels or heads, which {each} does not divide; change "
+            f"allocation divides the channels of layer {layer} into heads, but model.layers.{layer}.head_dim is "
+            f"{'not set' if head_dim is None else head_dim}; give it a whole number of channels"
+        )
+    if channels % head_dim:
+        raise ConfigError(
+            f"allocation gives layer {layer} {channels} channels, which head_dim={head_dim} does not divide; change "
             f"model.layers.{layer}.head_dim or allocation.scale"
         )
-    return channels // each
+    return channels // head_dim

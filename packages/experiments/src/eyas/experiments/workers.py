@@ -31,7 +31,7 @@ def check_machine(run: RunConfig) -> None:
     check_installed(asked_for(run.logger))
     cuda = torch.cuda.is_available()
     run.optimizer.check_device(cuda)
-    for name, layer in run.spec.layers.items():
+    for name, layer in run.spec.used_layers.items():
         try:
             layer.check_device(cuda)
         except ConfigError as error:

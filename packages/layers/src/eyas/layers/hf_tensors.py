@@ -204,7 +204,7 @@ def check_names(family: Family, spec: ModelSpec, theirs: Mapping[str, Shape]) ->
         raise CheckpointError(f"tensor {name!r} is missing from the {family.model_type} weights")
     for name in sorted(theirs.keys() - table.keys() - repeated(family, spec)):
         raise CheckpointError(f"tensor {name!r} has no place in this {family.model_type}")
-    for name in table.keys() & theirs.keys():
+    for name in sorted(table.keys() & theirs.keys()):
         table[name].check(theirs[name])
 
 

@@ -23,7 +23,7 @@ class GradientNorms:
     """A call gives the norms of this step's gradients, not clipped. Every rank makes one and calls it alike."""
 
     def __init__(self, model: nn.Module, optimizer: Any, layout: Layout) -> None:
-        self.pieces = list(counted(model, optimizer, layout))
+        self.pieces = list(pieces_of(model, optimizer, layout))
         self.kinds = kinds_everywhere({kind for kind, *_ in self.pieces})
         state = parallel_state
         self.groups = (
@@ -68,7 +68,7 @@ def gradient(piece: Piece) -> Tensor:
     return whole.view(-1)[part]
 
 
-def counted(model: nn.Module, optimizer: Any, layout: Layout) -> Iterator[Piece]:
+def pieces_of(model: nn.Module, optimizer: Any, layout: Layout) -> Iterator[Piece]:
     """What this rank counts: a tensor that it has the first copy of; with the distributed optimizer, which sums parts
     of gradients alone, the part that it updates."""
     mixers = {name: module for name, module in model.named_modules() if isinstance(module, Mixer)}

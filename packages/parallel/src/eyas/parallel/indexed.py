@@ -23,6 +23,7 @@ HEADER = struct.Struct("<9sQBQQ")
 Megatron-Core's reader (indexed_dataset.py, _IndexReader) asserts no more, and complains on the terminal."""
 MARK = b"MMIDIDX\0\0"
 TYPES = range(1, 9)
+"""Its numbers for numpy's types of tokens."""
 
 
 @dataclass(frozen=True)

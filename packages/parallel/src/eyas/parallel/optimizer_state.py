@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from eyas.parallel.megatron import LocalNonpersistentObject, ShardedTensor, dict_list_map_outplace, nested_values
+from eyas.parallel.over_ranks import over_ranks
 
 Weights = Mapping[str, ShardedTensor]
 FULLY_RESHARDABLE = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -24,14 +25,15 @@ PREFIX, MASTER = "optimizer.state.", "fp32_param."
 
 
 def sharded(optimizer: Any, weights: Weights, *, loading: bool) -> dict[str, Any]:
-    """The state of a ChainedOptimizer as parts of whole tensors by name, to save or to load into."""
+    """The state of a ChainedOptimizer as parts of whole tensors by name, to save or to load into. All ranks call it."""
     tensors = {}
-    for single in optimizer.chained_optimizers:
+    for single in with_weights(optimizer):
         theirs = single.sharded_state_dict(weights, is_loading=loading, metadata=FULLY_RESHARDABLE)
         for tensor in nested_values(theirs):
             if isinstance(tensor, ShardedTensor) and not is_weight_itself(tensor, weights):
                 tensors[name_of(tensor)] = replace(tensor, key=name_of(tensor))
-    return {"tensors": tensors, "step": steps_done(optimizer)}
+    state = {"tensors": tensors} if tensors else {}  # of an empty one Megatron-Core complains that other ranks lack it
+    return state | {"step": steps_done(optimizer)}
 
 
 def load(optimizer: Any, weights: Weights, state: Mapping[str, Any]) -> None:
@@ -46,7 +48,7 @@ def load(optimizer: Any, weights: Weights, state: Mapping[str, Any]) -> None:
             return weights[weight_of(leaf)].data.detach()
         return state["tensors"][name_of(leaf)]
 
-    for single in optimizer.chained_optimizers:
+    for single in with_weights(optimizer):
         theirs = single.sharded_state_dict(weights, is_loading=True, metadata=FULLY_RESHARDABLE)
         whole = dict_list_map_outplace(filled, theirs)
         inner = whole.get("optimizer", whole)
@@ -57,10 +59,24 @@ def load(optimizer: Any, weights: Weights, state: Mapping[str, Any]) -> None:
         single.load_state_dict(whole)
 
 
+def with_weights(optimizer: Any) -> list[Any]:
+    """The optimizers that have weights of this stage to change, on every replica of it: all of it may be frozen, or
+    without experts. The state of none cannot be saved (distrib_optimizer.py, line 642, asserts a count of steps)."""
+    return [single for single in optimizer.chained_optimizers if has_weights(single)]
+
+
+def has_weights(single: Any) -> bool:
+    """Whether there is anything to change; a replica's part of what the distributed optimizer changes may be empty."""
+    if hasattr(single, "buffers"):
+        return bool(single.buffers)
+    return any(group["params"] for group in single.param_groups)
+
+
 def steps_done(optimizer: Any) -> float:
-    """How often Adam has changed the weights."""
+    """How often Adam has changed the weights of any stage; all ranks call it."""
     states = (state for single in optimizer.chained_optimizers for state in single.optimizer.state.values())
-    return float(next((state["step"] for state in states if "step" in state), 0))
+    here = next((float(state["step"]) for state in states if "step" in state), 0.0)
+    return float(over_ranks([here]).max())
 
 
 def name_of(tensor: ShardedTensor) -> str:

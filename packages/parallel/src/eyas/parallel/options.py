@@ -20,6 +20,8 @@ class GroupOptions:
     """Times their weight decay."""
 
     def __post_init__(self) -> None:
+        if not self.parts:
+            raise ConfigError("parts=[] means no weights; name some, as in optimizer.frozen, or leave the group out")
         if self.learning_rate_factor <= 0:
             raise ConfigError(
                 f"learning_rate_factor={self.learning_rate_factor} must be above 0; list what is not to learn in "
