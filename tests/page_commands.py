@@ -19,6 +19,7 @@ NOT_RUN = {
     "pip install": "installs packages; tests/test_new_mixer.py does that with the same package",
     "pytest": "tests/test_new_mixer.py runs these tests",
     "eyas new-mixer token-shift": "is refused where that mixer is installed, as here; tests/test_new_mixer.py runs it",
+    "eyas train -m experiment=quickstart seed=1,2,3,4 layout.tensor=2 hydra/launcher=submitit_slurm": "needs SLURM",
     "eyas eval runs/quickstart --tasks hellaswag,arc_easy": "fetches data over a network",
 }
 """Beginnings of the lines that are not run, and why; every other line of a page is."""

@@ -6,18 +6,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from eyas.core.accounting import parameters
 from eyas.core.errors import CheckpointError, ConfigError
-from eyas.core.schema import dump
 from eyas.experiments import run_folder
 from eyas.experiments.generate import load_model
 from eyas.experiments.upcycle import UpcycleConfig
+from eyas.experiments.weights_alone import weights_alone
 from eyas.parallel import checkpoint_folder
 
 KEPT = (run_folder.TOKENIZER, run_folder.HUGGING_FACE)
@@ -41,19 +39,13 @@ def average(
     check_alike(folders)
     name = name or f"{first.name}-average"
     run = replace(first, name=name, start_from=None, upcycle=UpcycleConfig())
-    folder = run_folder.claim(Path(first.runs) / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}", dump(run), [])
-    try:
+    with weights_alone(run, averaged=len(found)) as (folder, checkpoint):
         for kept in KEPT:
             if (source := folders[0] / kept).is_dir():
                 shutil.copytree(source, folder / kept)
             elif source.is_file():
                 shutil.copyfile(source, folder / kept)
-        save_mean(folders[0], found, folder)
-    except BaseException as error:
-        run_folder.write_status(folder, "failed", str(error).partition("\n")[0] or type(error).__name__)
-        raise
-    run_folder.write_metrics(folder, {"steps": 0, "averaged": len(found), "parameters": parameters(run.spec)})
-    run_folder.write_status(folder, "finished")
+        save_mean(folders[0], found, checkpoint)
     return folder
 
 
@@ -87,9 +79,9 @@ def check_alike(folders: Sequence[Path]) -> None:
             raise ConfigError(f"{folder} has another tokenizer than {folders[0]}; average runs of one tokenizer")
 
 
-def save_mean(run: Path, paths: Sequence[Path], folder: Path) -> None:
-    """Adds the checkpoints up one after the other, in float64, and writes their mean as the run's first checkpoint, of
-    step 0. What is not trained, a router's selection bias say, is averaged too."""
+def save_mean(run: Path, paths: Sequence[Path], target: Path) -> None:
+    """Adds the checkpoints up one after the other, in float64, and writes their mean as the checkpoint `target`.
+    What is not trained, a router's selection bias say, is averaged too."""
     from eyas.parallel import checkpoint
     from eyas.parallel.alone import alone
 
@@ -101,4 +93,4 @@ def save_mean(run: Path, paths: Sequence[Path], folder: Path) -> None:
     mean: dict[str, Tensor] = {name: total / len(paths) for name, total in totals.items()}
     model.load_state_dict(mean)
     with alone():
-        checkpoint.save({"model": checkpoint.sharded_weights(model)}, folder / run_folder.CHECKPOINTS / "step-00000000")
+        checkpoint.save({"model": checkpoint.sharded_weights(model)}, target)

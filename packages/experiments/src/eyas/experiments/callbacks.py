@@ -99,7 +99,7 @@ class ResumesLog(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves every `interval` steps and at the end, as `step-<number>`; deletes all but the latest `keep`."""
+    """Saves every `interval` steps and at the end; deletes all but the latest `keep`."""
 
     def __init__(self, folder: Path, interval: int | None, keep: int | None) -> None:
         self.folder, self.interval, self.keep = folder, interval, keep
@@ -107,7 +107,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         last = trainer.global_step == trainer.max_steps
         if last or (self.interval is not None and trainer.global_step % self.interval == 0):
-            trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}")
+            trainer.save_checkpoint(checkpoint_folder.at_step(self.folder, trainer.global_step))
             if trainer.is_global_zero and self.keep is not None:
                 saved = checkpoint_folder.complete(self.folder)
                 for step in sorted(saved)[: -self.keep]:

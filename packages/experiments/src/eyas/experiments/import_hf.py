@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from eyas.core.accounting import parameters
 from eyas.core.errors import ConfigError, DataError
 from eyas.core.model import ModelSpec, load_model
-from eyas.core.schema import dump
 from eyas.experiments import hf_folder, run_folder
 from eyas.experiments.run_config import load_run
 from eyas.experiments.tokenizer import entries, load_tokenizer, number_of
+from eyas.experiments.weights_alone import weights_alone
 from eyas.layers.hf import Family
 from eyas.layers.hf_families import family_of_config
 from eyas.layers.hf_options import model_data
@@ -56,15 +54,9 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), 
     data = {"vocab_size": len(tokens), "end_of_document": end}
     run = load_run({"name": name, "runs": str(runs), "model": model, "data": data})
 
-    folder = run_folder.claim(runs / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}", dump(run), [])
-    try:
+    with weights_alone(run) as (folder, checkpoint):
         keep_files(source, folder)
-        save_weights(files, family, spec, folder)
-    except BaseException as error:
-        run_folder.write_status(folder, "failed", str(error).partition("\n")[0] or type(error).__name__)
-        raise
-    run_folder.write_metrics(folder, {"steps": 0, "parameters": parameters(spec)})
-    run_folder.write_status(folder, "finished")
+        save_weights(files, family, spec, checkpoint)
     return folder
 
 
@@ -94,8 +86,8 @@ def keep_files(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, kept / name)
 
 
-def save_weights(files: list[Path], family: Family, spec: ModelSpec, folder: Path) -> None:
-    """Reads the weights tensor by tensor and writes the run's first checkpoint, of step 0."""
+def save_weights(files: list[Path], family: Family, spec: ModelSpec, target: Path) -> None:
+    """Reads the weights tensor by tensor and writes them as the checkpoint `target`."""
     from eyas.parallel import checkpoint, quiet
     from eyas.parallel.alone import alone
 
@@ -103,5 +95,4 @@ def save_weights(files: list[Path], family: Family, spec: ModelSpec, folder: Pat
     model = HybridLM(spec)
     hf_folder.read_tensors(files, correspondences(family, spec), model.state_dict())
     with alone():
-        weights = checkpoint.sharded_weights(model)
-        checkpoint.save({"model": weights}, folder / run_folder.CHECKPOINTS / "step-00000000")
+        checkpoint.save({"model": checkpoint.sharded_weights(model)}, target)

@@ -9,8 +9,13 @@ UNFINISHED = ".unfinished"
 """Suffix of a checkpoint folder that is still being written; what carries it is never loaded."""
 
 
+def at_step(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:08d}"
+
+
 def complete(folder: Path) -> dict[int, Path]:
-    """The complete checkpoints in `folder`, named step-<number>, by step."""
+    """The complete checkpoints in `folder`, by step."""
     return {
         int(match[1]): path
         for path in (folder.iterdir() if folder.is_dir() else ())
