@@ -79,10 +79,10 @@ class Costing(torch.autograd.Function):
 class CostingStage(nn.Module):
     """A pipeline stage of one weight and a set cost."""
 
-    def __init__(self, seconds: float, first: bool, last: bool) -> None:
+    def __init__(self, seconds: float, number: int, first: bool, last: bool) -> None:
         super().__init__()
-        self.weight = empty_parameter(replicated(HIDDEN), Placement())
-        nn.init.ones_(self.weight)
+        self.name = f"weight_{number}"
+        self.register_parameter(self.name, nn.init.ones_(empty_parameter(replicated(HIDDEN), Placement())))
         self.seconds, self.first, self.last = seconds, first, last
         self.worker: Sleeper | Clock = Clock()
 
@@ -91,7 +91,7 @@ class CostingStage(nn.Module):
         if self.first:
             hidden_sBD = torch.zeros(*tokens_BS.t().shape, HIDDEN)
         assert hidden_sBD is not None
-        h_sBD = Costing.apply(hidden_sBD * self.weight, self.seconds, self.worker)
+        h_sBD = Costing.apply(hidden_sBD * self.get_parameter(self.name), self.seconds, self.worker)
         return 0.0 * h_sBD.mean(-1) if self.last else h_sBD
 
 
@@ -108,7 +108,7 @@ def waits_here(
     """This rank's part: the time that it waited in each step, as a fraction of the time that it worked."""
     initialise(layout)
     share, end = seconds / layout.virtual_pipeline, layout.stage_count - 1
-    stages = [CostingStage(share, number == 0, number == end) for number in stages_here(layout)]
+    stages = [CostingStage(share, number, number == 0, number == end) for number in stages_here(layout)]
     engine = Engine(
         stages, layout, hidden_size=HIDDEN, dtype=torch.float32, optimizer=OptimizerOptions(learning_rate=1e-3)
     )

@@ -49,6 +49,7 @@ def joined(stages: Sequence[nn.Module]) -> nn.Module:
     together = nn.Module()
     for stage in stages:
         for name, parameter in stage.named_parameters(recurse=False):
+            assert not hasattr(together, name), f"two stages have a weight {name}"
             together.register_parameter(name, parameter)
         for name, buffer in stage.named_buffers(recurse=False):
             together.register_buffer(name, buffer)
