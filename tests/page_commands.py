@@ -98,6 +98,7 @@ class Reader:
         """A training of a moment: the page's model and layout, few steps on a small text."""
         if {"--dry-run", "--cfg", "--help"} & {*words}:
             return words
+        words = [re.sub(r"^(hydra\.sweeper\.n_trials)=\d+$", r"\1=2", word) for word in words]
         if not self.training:
             return [*words, "--dry-run"]
         kept = [re.sub(r"^(trainer\.checkpoint_interval)=\d+$", r"\1=1", word) for word in words]
