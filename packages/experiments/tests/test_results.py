@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from eyas.core.errors import DataError
+from eyas.experiments.hold import LOCK
 from eyas.experiments.metric_names import at_length, higher_is_better, in_order
 from eyas.experiments.results import collect
 from eyas.experiments.results_command import Form, print_results
@@ -172,9 +173,15 @@ def still_running(folder: Path) -> None:
     (folder / "status.json").write_text('{"state": "running"}')
 
 
+def gone_without_a_word(folder: Path) -> None:
+    still_running(folder)
+    (folder / LOCK).write_text("process 1 on nowhere")
+
+
 @pytest.mark.parametrize(
     ("harm", "remark"),
     [
+        (gone_without_a_word, "stopped"),
         (half_written_metrics, "metrics.json damaged"),
         (no_metrics, "no metrics.json"),
         (no_status, "unknown; no status.json"),

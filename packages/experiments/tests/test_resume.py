@@ -16,7 +16,7 @@ from eyas.experiments.prepare import prepare
 from eyas.experiments.prepared import PreparedText
 from eyas.experiments.resume import resume
 from eyas.experiments.run_config import load_run
-from eyas.experiments.run_records import read_run
+from eyas.experiments.run_records import latest_config, read_run
 
 CONFIG: dict[str, Any] = {
     "model": {"hidden_size": 8, "vocab_size": 262, "pattern": ["ffn"], "layers": {"ffn": {"kind": "mlp"}}},
@@ -63,6 +63,14 @@ def refuse(folder: Path, error: type[EyasError], message: str, *overrides: str) 
     with pytest.raises(error, match=message):
         resume(folder, overrides)
     assert kept(folder) == before
+
+
+def test_a_resumed_run_traces_nothing_and_has_the_options_that_it_had(run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    traced = config | {"profile": {"kind": "torch", "start": 3, "steps": 2}}
+    (run / "config.yaml").write_text(yaml.safe_dump(traced))
+    resume(run, [])
+    assert run_folder.read_config(latest_config(run)) == traced | {"profile": {**traced["profile"], "kind": "none"}}
 
 
 def test_a_resumed_run_keeps_its_tokens_when_the_text_has_changed(run: Path, text: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eyas.experiments import train
+from eyas.experiments import train, workers
 from eyas.experiments.cli import main
 
 
@@ -25,3 +25,22 @@ def test_a_rank_does_not_wait_for_a_run_that_will_not_come(followed: list[str], 
 def test_a_rank_follows_the_first_one(followed: list[str]) -> None:
     assert main(["train", "layout.tensor=2"]) == 0
     assert followed == [train.WORKER]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        ("step-00000002", "eyas resume {} goes on behind step 2"),
+        ("step-2.unfinished", "{} has no checkpoint yet"),
+    ],
+)
+def test_an_interrupted_run_says_how_it_goes_on(tmp_path, monkeypatch, capsys, checkpoint, said):
+    def interrupted(folder, *_, **__):
+        (folder / "checkpoints" / checkpoint).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers, "launch", interrupted)
+    assert main(["train", "task=copying", "data=task", "sample=none"]) == 130
+    (folder,) = (tmp_path / "runs" / "run").iterdir()
+    assert capsys.readouterr().err.startswith("eyas: interrupted: " + said.format(folder.relative_to(tmp_path)))

@@ -56,8 +56,9 @@ def run(arguments: Sequence[str] | None) -> int:
     except EyasError as error:
         print(f"eyas: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("eyas: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        beside = "\n" * sys.stderr.isatty()  # the progress line
+        print(": ".join(filter(None, [f"{beside}eyas: interrupted", str(interrupt)])), file=sys.stderr)
         return 130
 
 

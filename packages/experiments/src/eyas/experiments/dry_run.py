@@ -26,24 +26,27 @@ from eyas.core.recompute import FULL, recomputes
 from eyas.core.weights import Coordinates
 from eyas.experiments.data_check import check_data
 from eyas.experiments.run_config import RunConfig
+from eyas.experiments.trackers import asked_for, check_installed
 from eyas.parallel.in_flight import most_kept
 from eyas.parallel.layout import Layout
 from eyas.parallel.stages import stages_of
 
 ELEMENT = {"float32": 4, "float64": 8, "bfloat16": 2}
+FORWARD = "forward MFLOP / token"
 FOLDED = 16
 """Blocks from which on equal blocks share a row."""
 
 
 def print_dry_run(run: RunConfig) -> None:
-    """Checks the text as far as can be known, and prints a row for each block and a row for each rank."""
+    """Checks packages, and the text as far as can be known, and prints a row for each block and a row for each rank."""
+    check_installed(asked_for(run.logger))
     if run.drawn_task is None:
         check_data(run.data)
     spec, layout, length = run.spec, run.layout, run.data.sequence_length
     state = state_bytes(spec, length, ELEMENT[run.trainer.precision])
     console = Console(highlight=False)
     console.print(
-        f"{spec.name}: {parameters(spec):,} parameters, {training_flops(spec, length) / 1e9:,.3f} GFLOP per training "
+        f"{spec.name}: {parameters(spec):,} parameters, {training_flops(spec, length) / 1e6:,.3f} MFLOP per training "
         f"token at {length} tokens, {state:,} bytes of decoding state per sequence",
         soft_wrap=True,
     )
@@ -65,7 +68,7 @@ def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
     """Costs of each block over all ranks; equal blocks of a long model share a row. The multi-token-prediction tail has
     one, its heads and losses included."""
     table = Table(title="Blocks", title_justify="left")
-    for heading in ("block", "layers", "parameters", "MFLOP / token", "activations MiB", "state KiB"):
+    for heading in ("block", "layers", "parameters", FORWARD, "activations MiB", "state KiB"):
         table.add_column(heading, justify="left" if heading == "layers" else "right")
     length = run.data.sequence_length
     share = RankShare(
@@ -109,7 +112,7 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     cut = stages_of(spec, layout, run.data.sequence_length)
     alike = layout.processes // layout.pipeline // len(kinds)
     table = Table(title=f"Ranks ({alike} of each kind)", title_justify="left")
-    headings = ["stage", "blocks", "parameters", "MFLOP / token", "weights and optimizer MiB", "activations MiB"]
+    headings = ["stage", "blocks", "parameters", FORWARD, "weights and optimizer MiB", "activations MiB"]
     for heading in headings + ["half"] * (len(kinds) > 1):
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     flops = flops_in_place(spec, run.data.sequence_length)

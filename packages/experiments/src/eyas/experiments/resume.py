@@ -45,7 +45,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
 def go_on(folder: Path, overrides: Sequence[str] = (), *, on_terminal: bool = True) -> None:
     """Goes on from a run's latest checkpoint; whoever calls holds the folder."""
     data = run_folder.read_config(latest_config(folder))
-    data.pop("profile", None)  # a trace is of the command that asks for it
+    if "profile" in data:
+        data["profile"] = {**data["profile"], "kind": "none"}  # a trace is of the command that asks for it
     for override in overrides:
         apply(data, override)
     run = load_run(data)

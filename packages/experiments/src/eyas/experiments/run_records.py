@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from eyas.core.errors import DataError
+from eyas.experiments.hold import LOCK, is_held
 
 CONFIG, OVERRIDES, METRICS, STATUS = "config.yaml", "overrides.yaml", "metrics.json", "status.json"
 CURVES, STEP = "metrics.csv", "step"
@@ -63,7 +64,7 @@ class RunRecord:
     """What was asked for on the command line."""
     metrics: dict[str, float] = field(default_factory=dict)
     state: str = "unknown"
-    """running, finished, failed, or unknown."""
+    """running, finished, failed, stopped where its processes have gone without a word, or unknown."""
     error: str = ""
     """First line of a failed run's error."""
     damaged: list[str] = field(default_factory=list)
@@ -112,6 +113,8 @@ def read_run(path: Path) -> RunRecord:
     if (path / OVERRIDES).exists():
         run.overrides = dict(_override(str(text)) for text in read(OVERRIDES, _yaml, list))
     status = read(STATUS, _json, dict)
+    if status.get("state") == "running" and (path / LOCK).exists() and not is_held(path):
+        status["state"] = "stopped"
     run.state, run.error = str(status.get("state", "unknown")), str(status.get("error") or "").partition("\n")[0]
     if run.state == "finished" or (path / METRICS).exists():
         run.metrics = {name: value for name, value in _flat(read(METRICS, _json, dict), "/") if _is_number(value)}

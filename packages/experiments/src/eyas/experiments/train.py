@@ -41,6 +41,9 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
             compose(arguments, run, sweep.launch)
         except UPSTREAM as error:
             raise explain(error, arguments) from error
+        except KeyboardInterrupt as interrupt:
+            again = f"the same command goes on with {sweep.path}" if sweep.path else str(interrupt)
+            raise KeyboardInterrupt(again) from None
         except Uncomposed as job:
             raise ConfigError(f"{job}: {explain(job.why, job.overrides)}; no job was started") from job
     if errors:

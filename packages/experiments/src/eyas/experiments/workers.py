@@ -15,6 +15,7 @@ from eyas.experiments.run_config import RunConfig
 from eyas.experiments.start_from import keep_imported_files
 from eyas.experiments.summary import print_summary
 from eyas.experiments.trackers import asked_for, check_installed
+from eyas.parallel import checkpoint_folder
 from eyas.parallel.environment import joined
 from eyas.parallel.launch import launch
 
@@ -60,6 +61,14 @@ def claim_with_data(
     return folder
 
 
+def how_to_go_on(folder: Path) -> str:
+    """What to do with an interrupted run."""
+    steps = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
+    if not steps:
+        return f"{folder} has no checkpoint yet, which trainer.checkpoint_interval=STEPS would bring sooner"
+    return f"eyas resume {folder} goes on behind step {max(steps)}"
+
+
 def start(folder: Path, run: RunConfig, config: Path, *flags: str, on_terminal: bool = True) -> None:
     """Runs the workers to their end and prints what came of it: on the terminal, or to `ranks` and the summary's file
     in the run's folder."""
@@ -75,7 +84,7 @@ def start(folder: Path, run: RunConfig, config: Path, *flags: str, on_terminal: 
         raise type(error)(f"{error} (run folder: {folder})") from error
     except KeyboardInterrupt:
         run_folder.write_status(folder, "failed", "interrupted")
-        raise
+        raise KeyboardInterrupt(how_to_go_on(folder)) from None
     if on_terminal:
         print_summary(folder, run)
         return
