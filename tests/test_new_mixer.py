@@ -50,7 +50,7 @@ def test_new_mixer_and_that_of_the_page_pass_their_tests(made, page, installed):
     """On as many cases as our tests draw."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider", str(made), str(page)]
     path = os.pathsep.join([str(installed), str(ROOT)])
-    run = subprocess.run(command, cwd=made, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=installed, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
 
