@@ -23,7 +23,7 @@ def parts_here(layout, microbatches, sleeps):
 
     initialise(layout)
     end = layout.stage_count - 1
-    stages = [CostingStage(sleeps[torch.distributed.get_rank()], n == 0, n == end) for n in stages_here(layout)]
+    stages = [CostingStage(sleeps[torch.distributed.get_rank()], n, n == 0, n == end) for n in stages_here(layout)]
     for stage in stages:
         stage.worker = Sleeper()
     engine = Engine(
