@@ -23,8 +23,6 @@ PAGES = sorted(
 )
 README = (ROOT / "README.md").read_text()
 slow = pytest.mark.slow
-QUICK = ("docs/first-run.md",)
-"""Pages whose trainings are run in every test session, short; those of the others are run with the slow proofs."""
 
 
 def commands(path):
@@ -83,13 +81,8 @@ def test_commands_are_accepted(path, reader):
     assert not (typed.folder / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=str(path.relative_to(ROOT)), marks=() if str(path.relative_to(ROOT)) in QUICK else slow)
-        for path in READ
-    ],
-)
+@slow
+@pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
     pytest.importorskip("lm_eval")
     monkeypatch.setattr("eyas.experiments.workers.launch", forks.launch)

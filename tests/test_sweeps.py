@@ -36,7 +36,8 @@ def curves(folder):
             yield [(row["step"], row["train/loss"], row["validation/loss"]) for row in csv.DictReader(stream)]
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_killed_sweep_does_what_is_missing_and_ends_as_if_undisturbed(tmp_path, launcher):
     if launcher == "joblib":
         pytest.importorskip("joblib")
