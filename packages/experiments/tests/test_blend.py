@@ -163,7 +163,7 @@ class Engine:
 def test_validation_tells_each_text_and_their_mean_by_share(config: dict[str, Any]) -> None:
     validation = TextValidation(["code", "code", "talk"], read(config))
     for loss, labels in ((2.0, 10), (4.0, 30), (1.0, 7)):
-        validation.add(Engine(), [{"loss": loss, "labels": labels}])  # type: ignore[arg-type,dict-item]
+        validation.add(Engine(), [{"loss": loss, "labels": labels}])
     metrics = validation.metrics()
     assert metrics == {"loss": pytest.approx(0.7 * 3.5 + 0.3 * 1.0), "loss_code": 3.5, "loss_talk": 1.0}
 

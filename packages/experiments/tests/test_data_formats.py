@@ -28,7 +28,7 @@ TEXTS = ["The eyas waits.", "naïve € 𝄞\nsecond line"]
 
 
 def read(files: object, **options: str) -> list[str]:
-    (text,) = DataConfig(files=str(files), **options).texts  # type: ignore[arg-type]
+    (text,) = DataConfig(files=str(files), **options).texts
     return [
         document for source in corpus.find_files(text) for _, document in read_documents(source.path, source.name, text)
     ]
@@ -103,7 +103,7 @@ def tokens(tmp_path: Path) -> Path:
 
 def config_of(tokens: Path, **options: object) -> DataConfig:
     fixed = {"files": str(tokens), "vocab_size": 300, "sequence_length": 8, "cache": str(tokens.parent / "cache")}
-    return DataConfig(**{**fixed, "validation_fraction": 0.2, **options})  # type: ignore[arg-type]
+    return DataConfig(**{**fixed, "validation_fraction": 0.2, **options})
 
 
 def test_given_tokens_are_kept_and_split_by_documents(tokens: Path) -> None:
@@ -158,13 +158,13 @@ def test_a_tokenizer_is_given_by_its_file_or_its_folder(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text("the falcon and the fist " * (number + 3))
     train_tokenizer(iter(["the falcon and the fist " * 9] * 9), 270).save(str(tmp_path / "tokenizer.json"))
     options = {"files": f"{tmp_path}/*.txt", "vocab_size": 270, "sequence_length": 8, "cache": str(tmp_path / "cache")}
-    by_file = only(DataConfig(**options, tokenizer=str(tmp_path / "tokenizer.json")))  # type: ignore[arg-type]
-    by_folder = only(DataConfig(**options, tokenizer=str(tmp_path)))  # type: ignore[arg-type]
+    by_file = only(DataConfig(**options, tokenizer=str(tmp_path / "tokenizer.json")))
+    by_folder = only(DataConfig(**options, tokenizer=str(tmp_path)))
     assert by_file == by_folder
     assert load_tokenizer(by_file.tokenizer).to_str() == load_tokenizer(tmp_path).to_str()
     for refuse in (prepare, check_data):
         with pytest.raises(ConfigError, match=r"data\.vocab_size=271, but .* has 270 entries; set data\.vocab"):
-            refuse(DataConfig(**{**options, "vocab_size": 271}, tokenizer=str(tmp_path)))  # type: ignore[arg-type]
+            refuse(DataConfig(**{**options, "vocab_size": 271}, tokenizer=str(tmp_path)))
 
 
 def test_lengths_are_counted() -> None:

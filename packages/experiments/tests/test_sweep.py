@@ -199,7 +199,7 @@ def test_a_job_whose_process_is_lost_has_failed_and_the_rest_is_launched_again(t
     job = Job({"seed": 1}, [], tmp_path, 0, [])
     planned = [Planned(job, number, "", job.config, folder=tmp_path / str(number)) for number in (0, 1, 2)]
     launcher = Lossy()
-    launch(planned, launcher, None)  # type: ignore[arg-type]
+    launch(planned, launcher, None)
     assert launcher.batches == [3, 2]
     assert [str(each.error or "") for each in planned] == ["the process of the job was lost (out of memory?)", "", ""]
     assert find_runs(tmp_path)[0].remark == "FAILED: the process of the job was lost (out of memory?)"

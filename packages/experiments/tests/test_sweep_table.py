@@ -47,9 +47,9 @@ def test_lines_tell_of_changes_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_table_that_is_too_long_keeps_what_is_at_work(tmp_path: Path) -> None:
     states = ["finished"] * 30 + ["running", "failed"] + ["waiting"] * 30
     shown = [Shown(number, f"seed={number}", tmp_path / str(number), 5, state) for number, state in enumerate(states)]
-    console = Console(file=StringIO(), width=80)
-    console.print(SweepTable(shown).table(lines=4))
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    written = StringIO()
+    Console(file=written, width=80).print(SweepTable(shown).table(lines=4))
+    printed = written.getvalue()
     assert all(f"seed={number} " in printed for number in (30, 31, 32, 33))
     assert "and 28 waiting, 30 finished" in printed
 

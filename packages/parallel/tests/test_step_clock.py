@@ -30,10 +30,10 @@ nested = st.recursive(st.floats(0.0, 1.0), lambda inner: st.tuples(part, st.list
 
 
 @given(st.lists(nested))
-def test_the_parts_are_the_step_however_they_lie_in_each_other(things: list) -> None:  # type: ignore[type-arg]
+def test_the_parts_are_the_step_however_they_lie_in_each_other(things: list) -> None:
     clock, expected = Steady(CPU), dict.fromkeys(PARTS, 0.0)
 
-    def happen(things: list, part: str) -> None:  # type: ignore[type-arg]
+    def happen(things: list, part: str) -> None:
         for thing in things:
             if isinstance(thing, float):
                 clock.moment += thing

@@ -50,7 +50,7 @@ def register(kind: str, *, symbol: str | None = None) -> Callable[[M], M]:
             )
         mixer.Config.kind = kind
         mixer.Config.role = getattr(mixer.Config, "role", "") or kind
-        mixer.symbol = symbol  # type: ignore[attr-defined]
+        mixer.symbol = symbol  # type: ignore[attr-defined]  # an attribute that the decorator adds
         return mixer
 
     return name

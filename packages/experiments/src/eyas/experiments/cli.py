@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name: str, help: str, **options: object) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help, allow_abbrev=False, **options)  # type: ignore[arg-type]
+        return commands.add_parser(name, help=help, description=help, allow_abbrev=False, **options)  # type: ignore[arg-type]  # of several types
 
     train = command(
         "train", "train a model", epilog=TRAIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,

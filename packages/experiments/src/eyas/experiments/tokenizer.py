@@ -39,7 +39,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise DataError(f"there is no tokenizer at {file}; give the tokenizer.json that the tokens were made with")
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more particular
+    except Exception as error:  # the library raises Exception itself, and this is one call of it
         raise DataError(f"{file} is no tokenizer.json that the tokenizers library reads: {error}") from error
     return _reading_text_as_text(tokenizer)
 

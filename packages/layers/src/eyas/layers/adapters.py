@@ -23,7 +23,7 @@ class Adapters(nn.Module):
         for name, weight in declared.items():
             self.register_parameter(name, empty_parameter(weight, place))
 
-    def added_to(self, mixer: Mixer) -> dict[str, Tensor]:
+    def forward(self, mixer: Mixer) -> dict[str, Tensor]:
         """W + B A by name: the product is of the weights' size, so that a mixer needs to know nothing of adapters and
         long sequences cost less than through the two matrices one after the other."""
         return {

@@ -117,7 +117,7 @@ class HybridLM(nn.Module):
             with region(f"block {index}"):
                 output_sBD = block.output(streams.read(block.options), context)
                 if self.outputs:
-                    self.outputs[str(index)].observe(output_sBD)  # type: ignore[operator]
+                    self.outputs[str(index)](output_sBD)
                 streams = streams.write(block.options, dropout(index, output_sBD))
         if not self.stage.last:
             return streams.residual

@@ -48,8 +48,8 @@ class Depth(nn.Module):
         """h, embedded: (s, B, D). Returns the same shape, normed: for the head, and for the next depth. For dropout the
         blocks are numbered from `first_block` on."""
         x_sBD = self.joined(h_sBD, embedded_sBD)
-        for number, block in enumerate(self.blocks, first_block):
-            x_sBD = x_sBD + dropout(number, block.output(x_sBD, context))  # type: ignore[operator]
+        for number, block in enumerate(self.placed_blocks(), first_block):
+            x_sBD = x_sBD + dropout(number, block.output(x_sBD, context))
         return self.final_norm(x_sBD)
 
     def joined(self, h_sBD: Tensor, embedded_sBD: Tensor) -> Tensor:
@@ -59,17 +59,21 @@ class Depth(nn.Module):
 
     def initial_state(self, batch: int) -> list[list[object]]:
         """Decoding state of every block, for `batch` sequences."""
-        return [block.initial_state(batch) for block in self.blocks]  # type: ignore[operator]
+        return [block.initial_state(batch) for block in self.placed_blocks()]
 
     def prefill(
         self, h_SBD: Tensor, embedded_SBD: Tensor, states: list[list[object]], context: Context
     ) -> tuple[Tensor, list[list[object]]]:
         """`forward` of several tokens behind those that made the states; also returns the next states."""
         x_SBD, after = self.joined(h_SBD, embedded_SBD), []
-        for block, state in zip(self.blocks, states, strict=True):
-            x_SBD, state = block.further(x_SBD, state, context)  # type: ignore[operator]
+        for block, state in zip(self.placed_blocks(), states, strict=True):
+            x_SBD, state = block.further(x_SBD, state, context)
             after.append(state)
         return self.final_norm(x_SBD), after
+
+    def placed_blocks(self) -> list[Block]:
+        """The depth's blocks in order."""
+        return list(self.blocks)  # type: ignore[arg-type]  # torch's container knows modules alone
 
 
 class Tail(nn.Module):
@@ -83,7 +87,8 @@ class Tail(nn.Module):
 
     def in_order(self) -> list[Depth]:
         """The module of each depth, the nearest first."""
-        return [self.depths[min(k, len(self.depths) - 1)] for k in range(self.number)]  # type: ignore[misc]
+        depths: list[Depth] = list(self.depths)  # type: ignore[arg-type]  # torch's container knows modules alone
+        return [depths[min(k, len(depths) - 1)] for k in range(self.number)]
 
     def forward(
         self,

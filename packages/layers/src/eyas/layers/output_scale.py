@@ -16,7 +16,7 @@ class OutputScale(nn.Module):
         self.seen = torch.zeros(2, dtype=torch.float64, device=device)
         """Sum of squares, and number of entries."""
 
-    def observe(self, output_sBD: Tensor) -> None:
+    def forward(self, output_sBD: Tensor) -> None:
         """Takes what the block wrote of a microbatch; of training alone."""
         if torch.is_grad_enabled():
             squares = output_sBD.detach().double().square().sum()

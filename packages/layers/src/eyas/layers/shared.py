@@ -46,7 +46,4 @@ class SharedUse(nn.Module):
     def changed(self) -> dict[str, dict[str, Tensor]]:
         """The shared weights as this place uses them, where it has adapters."""
         branches = self.shared[0].branches
-        return {
-            layer: adapters.added_to(branches[layer])  # type: ignore[operator]
-            for layer, adapters in self.adapters.items()
-        }
+        return {layer: adapters(branches[layer]) for layer, adapters in self.adapters.items()}

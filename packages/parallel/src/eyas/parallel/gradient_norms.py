@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from eyas.core.mixer import Mixer, held
+from eyas.parallel.gradients import counts_here, main_gradient
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import parallel_state
 from eyas.parallel.this_rank import device_here
@@ -64,8 +65,7 @@ Piece = tuple[str, bool, nn.Parameter, slice]
 def gradient(piece: Piece) -> Tensor:
     """The entries' gradient, as summed over microbatches and replicas."""
     _, _, parameter, part = piece
-    whole: Tensor = parameter.main_grad  # type: ignore[attr-defined]
-    return whole.view(-1)[part]
+    return main_gradient(parameter).view(-1)[part]
 
 
 def pieces_of(model: nn.Module, optimizer: Any, layout: Layout) -> Iterator[Piece]:
@@ -73,9 +73,7 @@ def pieces_of(model: nn.Module, optimizer: Any, layout: Layout) -> Iterator[Piec
     of gradients alone, the part that it updates."""
     mixers = {name: module for name, module in model.named_modules() if isinstance(module, Mixer)}
     for name, parameter, weight, _ in held(model):
-        if not weight.trained or not hasattr(parameter, "main_grad"):
-            continue
-        if not parameter.tensor_model_parallel or getattr(parameter, "shared", False):  # type: ignore[attr-defined]
+        if not weight.trained or not hasattr(parameter, "main_grad") or not counts_here(parameter):
             continue
         assert isinstance(parameter, nn.Parameter)
         kind = kind_of(name, mixers)

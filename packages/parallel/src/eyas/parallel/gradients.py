@@ -36,6 +36,19 @@ def mark(model: nn.Module, layout: Layout, *, tied: bool, tied_copy: bool) -> No
             noted.shared = True
 
 
+def main_gradient(parameter: Tensor) -> Tensor:
+    """A weight's gradient as summed over microbatches and replicas, which Megatron-Core keeps as an attribute."""
+    noted: Any = parameter
+    gradient: Tensor = noted.main_grad
+    return gradient
+
+
+def counts_here(parameter: Tensor) -> bool:
+    """Whether the gradient norm counts this rank's copy of a weight, by what `mark` told."""
+    noted: Any = parameter
+    return noted.tensor_model_parallel and not getattr(noted, "shared", False)
+
+
 def finalize(model: Sequence[nn.Module], num_tokens: Tensor | None, layout: Layout, **options: Any) -> None:
     """Megatron-Core's finalization with the divisor in full precision, then the sums over copies of one weight."""
     finalize_model_grads(list(model), None if num_tokens is None else num_tokens.to(torch.float64), **options)
@@ -51,7 +64,7 @@ def sum_over_copies(model: nn.Module, layout: Layout) -> None:
     for _, parameter, weight, place in held(model):
         copies = weight.copies(place)
         if weight.trained and parameter.requires_grad and copies > 1 and (weight.partial_gradient or layout.sequence):
-            gradient: Tensor = parameter.main_grad  # type: ignore[attr-defined]
+            gradient = main_gradient(parameter)
             waiting.setdefault((copies, gradient.dtype), []).append(gradient)
     for (copies, _), gradients in waiting.items():
         together = torch.cat([gradient.flatten() for gradient in gradients])

@@ -45,15 +45,15 @@ class EngineOptimizer(torch.optim.Optimizer):
         self.result = (True, 0.0)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]  # an attribute elsewhere
         assert self.engine.optimizer is not None
         return self.engine.optimizer.param_groups
 
     @property
-    def state(self) -> Mapping[Any, Any]:  # type: ignore[override]
+    def state(self) -> Mapping[Any, Any]:  # type: ignore[override]  # an attribute elsewhere
         return {}
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is called, so it has no loss
         """One optimizer step with `values`, learning rate and weight decay; leaves its outcome in `result`."""
         self.result = self.engine.update(*self.values)
 
@@ -82,7 +82,7 @@ class MegatronStrategy(ParallelStrategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
-        fabric_rank_zero_only.rank = rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]
+        fabric_rank_zero_only.rank = rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]  # kept on the function
         if self.root_device.type == "cuda":
             torch.cuda.set_device(self.root_device)
         groups.initialise(self.layout)
@@ -90,7 +90,7 @@ class MegatronStrategy(ParallelStrategy):
     def setup(self, trainer: Trainer) -> None:
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
-        module: TrainsWithEngine = self.lightning_module  # type: ignore[assignment]
+        module: TrainsWithEngine = self.lightning_module  # type: ignore[assignment]  # known as a LightningModule alone
         fitting = trainer.state.fn == "fit"
         self.engine = module.make_engine(fitting)
         self.optimizers = [EngineOptimizer(self.engine)] if fitting else []

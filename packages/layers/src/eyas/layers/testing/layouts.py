@@ -127,13 +127,15 @@ def run(trial: Trial, layout: Layout) -> Outcome:
 
 def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     """One rank's part of a trial; rank 0 returns the outcome."""
+    from eyas.parallel.gradients import main_gradient
+
     engine = engine_here(trial, layout)
     losses, grad_norms, kind_norms, gradients = [], [], [], {}
     for step in range(trial.steps):
         losses.append(engine.train_step(microbatches_here(trial, layout, step)))
         if step == 0 and not layout.distributed_optimizer:
             trained = {name: p for name, p in engine.model.named_parameters() if p.requires_grad}
-            reduced = {name: parameter.main_grad for name, parameter in trained.items()}  # type: ignore[attr-defined]
+            reduced = {name: main_gradient(parameter) for name, parameter in trained.items()}
             gradients = whole(reduced, engine.model)
         grad_norms.append(engine.update(trial.optimizer.learning_rate, trial.optimizer.weight_decay)[1])
         kind_norms.append(engine.gradient_norms)
