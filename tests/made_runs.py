@@ -21,7 +21,7 @@ LENGTHS = (64, 128, 256, 512)
 
 def make_run(
     folder: Path, model: str = "hybrid", rate: float = 0.003, seed: int = 1, steps: int = 60, routers: bool = False,
-    state: str = "finished", passes: list[str] | None = None,
+    state: str = "finished", passes: list[str] | None = None, columns: str | None = None,
 ) -> Path:  # fmt: skip
     """A finished run of a model whose accuracy its name decides, with some noise of its seed."""
     folder.mkdir(parents=True)
@@ -31,7 +31,12 @@ def make_run(
         "seed": seed,
         "model": {"name": model, "pattern": [model, "ffn"], "repeat": 3},
         "optimizer": {"learning_rate": rate},
-        "experiment": {"question": QUESTION, "budget": "two cores", "passes": PASSES if passes is None else passes},
+        "experiment": {
+            "question": QUESTION,
+            "budget": "two cores",
+            "passes": PASSES if passes is None else passes,
+            "columns": columns,
+        },
     }
     (folder / "config.yaml").write_text(json.dumps(config))
     overrides = [f"model={model}", f"optimizer.learning_rate={rate}", f"seed={seed}"]

@@ -19,13 +19,15 @@ def into_a_closed_pipe(*arguments, folder):
     return run.returncode, run.stderr
 
 
-PRINTS = {"layers": 1, "train --help": 0, "train --cfg job": 128 + signal.SIGPIPE}
-"""Exit codes: a table's is rich's, and argparse does not mind."""
+CLOSED = 128 + signal.SIGPIPE
+PRINTS = {"layers": [1], "train --help": [0, CLOSED], "train --cfg job": [CLOSED]}
+"""Exit codes: a table's is rich's, and argparse does not mind but in early releases of Python 3.11."""
 
 
 @pytest.mark.parametrize("line", PRINTS)
 def test_a_command_ends_without_a_word(line, tmp_path):
-    assert into_a_closed_pipe(*line.split(), folder=tmp_path) == (PRINTS[line], "")
+    code, said = into_a_closed_pipe(*line.split(), folder=tmp_path)
+    assert (code in PRINTS[line], said) == (True, "")
 
 
 @pytest.mark.slow

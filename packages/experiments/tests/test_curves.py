@@ -75,7 +75,7 @@ def test_steps_count_from_one_and_what_is_absent_is_no_point(log):
     validation = curves["validation/loss"]
     assert validation.steps_T.tolist() == [2, 4]
     assert read_curves(log.path, ["grad norm, L2"])["grad norm, L2"].values_T.tolist() == [0.5, 0.5]
-    assert (validation.at(4), validation.at(3)) == (2.0, None)
+    assert (validation.by_step().keys(), validation.by_step()[4]) == ({2, 4}, 2.0)
 
 
 def test_a_line_that_a_killed_run_left_short_is_passed_over(log):

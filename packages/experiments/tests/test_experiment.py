@@ -24,6 +24,10 @@ from eyas.experiments.experiment import ExperimentConfig, Rule, read_rule
                 (("model.pattern", "[ssm, attn]"), ("seed", "1")), (("model.pattern", "[ssm]"),),
             ),
         ),
+        (
+            "train/loss < train/loss at every step where upcycle=a|b against upcycle=c",
+            Rule("train/loss", "<", 1, "train/loss", 0, "every", (("upcycle", "a|b"),), (("upcycle", "c"),)),
+        ),
         ("loss <= 1.03 * loss against all", Rule("loss", "<=", 1.03, "loss", 0, None, (), ())),
     ],
 )  # fmt: skip

@@ -118,8 +118,27 @@ def test_pointing_at_a_line_tells_its_run_step_and_value(act):
       at(chart.box.x + 5, chart.box.y + chart.box.h - 1);
       return [...near, tip.hidden, hovered];""")
     hidden, text, value, row, *away = seen
-    assert (hidden, text, row) == (False, f"model=mamba2 · 4 · step 31: {value}", 1)
-    assert away == [True, None]
+    assert (hidden, text, row) == (False, f"model=mamba2 · 4 · step 31: {value}", [1])
+    assert away == [True, []]
+
+
+def test_a_line_that_joins_rows_filters_and_lights_all_of_them(tmp_path):
+    for number, (model, rate) in enumerate((m, r) for m in ("hybrid", "mamba2") for r in (0.001, 0.01)):
+        make_run(tmp_path / "runs" / str(number), model, rate, columns="optimizer.learning_rate")
+    seen = acted(
+        write_report([tmp_path / "runs"]),
+        tmp_path,
+        """
+      const lines = [...document.querySelectorAll("#table tbody tr")];
+      lines[1].dispatchEvent(new PointerEvent("pointerenter"));
+      const lit = hovered;
+      const filter = document.getElementById("filter");
+      filter.value = "hybrid";
+      filter.dispatchEvent(new Event("input"));
+      charts[0].draw();
+      return [lines.length, lit, lines.map((line) => line.hidden), charts[0].visible().map((line) => line.row)];""",
+    )
+    assert seen == [2, [2, 3], [False, True], [0, 1]]
 
 
 def test_columns_are_chosen(act):

@@ -176,7 +176,10 @@ def test_a_dry_run_starts_nothing_and_tells_what_would_fail(runs: Runs, capsys: 
     assert main(["train", "--dry-run", "-m", *SMALL, "layout.tensor=1,3"]) == 2
     assert not Path("runs").exists()
     said = capsys.readouterr()
-    assert "job 1: layout.tensor=3" in said.out
+    (line,) = said.out.splitlines()
+    assert line.startswith("job 0: layout.tensor=1: ")
+    assert "parameters" in line and "MFLOP per training token, " in line and "1 process of up to " in line
+    assert "eyas: job 1 (layout.tensor=3): " in said.err
     assert said.err.endswith("eyas: 1 of 2 jobs failed (1)\n")
 
 

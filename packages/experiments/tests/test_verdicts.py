@@ -22,7 +22,7 @@ def row(model, *values, rules=(), remark="", metric="accuracy"):
 def verdict(rule, *rows):
     rows = [row(r.options[0], *r.values("accuracy"), rules=[rule], remark=r.remark) for r in rows]
     results = Results(Path(), False, ("model.name",), ("accuracy",), tuple(rows))
-    return judge_rule(rule, results, lambda run, metric, step: AT_STEP.get(step))
+    return judge_rule(rule, results, lambda run, metric: AT_STEP)
 
 
 GOOD, BAD = row("good", 0.9, 1.0), row("bad", 0.1, 0.2)
@@ -41,6 +41,13 @@ GOOD, BAD = row("good", 0.9, 1.0), row("bad", 0.1, 0.2)
         ("accuracy >= 0.9 at step 5", "passed", "0.9 against 0.9"),
         ("accuracy >= 0.9 at step 3", "failed", "0.5 against 0.9"),
         ("accuracy >= 0.9 at step 4", "undecided", "no finished run has accuracy at step 4"),
+        (
+            "accuracy >= 0.5 at every step",
+            "passed",
+            "closest of 4: accuracy 0.5 against 0.5 in model.name=good at step 3",
+        ),
+        ("accuracy >= 0.6 at every step", "failed", "0.5 against 0.6 in model.name=good at step 3"),
+        ("accuracy >= 0.1 where model.name=good|bad", "passed", "closest of 2: accuracy 0.15 against 0.1"),
         ("accuracy >= 0.9 where model.name=other", "undecided", "no run is selected"),
         ("accuracy >= accuracy where model.name=good against model.name=other", "undecided", "no run is selected"),
         ("recall >= 0.9", "undecided", "no finished run has recall"),
@@ -57,7 +64,7 @@ def test_an_option_that_a_run_does_not_have_is_not_named():
     rows = [row("good", 0.9, rules=[rule])]
     rows = [Row(("", "good"), rows[0].runs)]
     found = judge_rule(
-        rule, Results(Path(), False, ("layout", "model.name"), ("accuracy",), tuple(rows)), lambda *_: None
+        rule, Results(Path(), False, ("layout", "model.name"), ("accuracy",), tuple(rows)), lambda *_: {}
     )
     assert found.reason == "accuracy 0.9 against 0.95 in model.name=good"
 
@@ -78,4 +85,21 @@ def test_a_rule_concerns_only_the_runs_that_state_it():
     one, two = "accuracy >= 0.5", "accuracy <= 0.5"
     rows = (row("good", 0.9, rules=[one]), row("bad", 0.1, rules=[two]))
     results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
-    assert [(v.rule, v.state) for v in judge(results, lambda *_: None)] == [(one, "passed"), (two, "passed")]
+    assert [(v.rule, v.state) for v in judge(results, lambda *_: {})] == [(one, "passed"), (two, "passed")]
+
+
+def test_every_step_is_every_one_that_all_runs_have_logged():
+    rule = "loss < loss at every step where model.name=good against model.name=bad"
+    rows = tuple(row(model, 0.9, 0.9, rules=[rule]) for model in ("good", "bad"))
+    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+
+    def judged(good, bad):
+        return judge_rule(rule, results, lambda path, metric: {"good": good, "bad": bad}[path.name])
+
+    lower = judged({1: 1.0, 2: 0.5, 9: 7.0}, {1: 1.5, 2: 0.6})
+    assert (lower.state, lower.reason) == (
+        "passed", "closest of 2: loss 0.5 against 0.6 in model.name=good at step 2"
+    )  # fmt: skip
+    assert judged({1: 1.0, 2: 0.7}, {1: 1.5, 2: 0.6}).state == "failed"
+    nothing = judged({1: 1.0}, {2: 0.6})
+    assert (nothing.state, nothing.reason) == ("undecided", "no finished run has loss at any step")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -38,10 +38,8 @@ FOLDED = 16
 
 
 def print_dry_run(run: RunConfig) -> None:
-    """Checks packages, and the text as far as can be known, and prints a row for each block and a row for each rank."""
-    check_installed(asked_for(run.logger))
-    if run.drawn_task is None:
-        check_data(run.data)
+    """Checks a run, and prints a row for each block and a row for each rank."""
+    check(run)
     spec, layout, length = run.spec, run.layout, run.data.sequence_length
     state = state_bytes(spec, length, ELEMENT[run.trainer.precision])
     console = Console(highlight=False)
@@ -62,6 +60,26 @@ def print_dry_run(run: RunConfig) -> None:
     )
     console.print(blocks_table(run, spec))
     console.print(ranks_table(run, spec))
+
+
+def check(run: RunConfig) -> None:
+    """Refuses what training would, for its packages or, as far as can be known, its text."""
+    check_installed(asked_for(run.logger))
+    if run.drawn_task is None:
+        check_data(run.data)
+
+
+def dry_run_line(run: RunConfig) -> str:
+    """Checks a run, and says of it what tells the jobs of a sweep apart."""
+    check(run)
+    spec, layout, length = run.spec, run.layout, run.data.sequence_length
+    tokens = run.trainer.batches.before(run.trainer.max_steps) * length
+    most = max(weights * bytes_per_weight(run) + kept for *_, weights, kept in held_by_ranks(run, spec))
+    return (
+        f"{parameters(spec):,} parameters, {training_flops(spec, length) / 1e6:,.3f} MFLOP per training token, "
+        f"{tokens:,} tokens in {counted(run.trainer.max_steps, 'step')}, "
+        f"{counted(layout.processes, 'process', 'processes')} of up to {most / 2**20:,.1f} MiB"
+    )
 
 
 def blocks_table(run: RunConfig, spec: ModelSpec) -> Table:
@@ -116,23 +134,30 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     for heading in headings + ["half"] * (len(kinds) > 1):
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     flops = flops_in_place(spec, run.data.sequence_length)
+    for stages, half, weights, most in held_by_ranks(run, spec):
+        table.add_row(
+            "\n".join(map(str, stages)),
+            "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
+            f"{weights:,}",
+            "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
+            f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
+            f"{most / 2**20:,.1f}",
+            *[half] * (len(kinds) > 1),
+        )
+    return table
+
+
+def held_by_ranks(run: RunConfig, spec: ModelSpec) -> Iterator[tuple[Sequence[int], str, int, float]]:
+    """Of each kind of rank: its stages, its half of the ranks, its weights, and the most bytes that it keeps."""
+    layout = run.layout
+    cut = stages_of(spec, layout, run.data.sequence_length)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
-    held = {half: stage_costs(run, spec, at, cut) for half, at in kinds.items()}
+    held = {half: stage_costs(run, spec, at, cut) for half, at in halves(layout).items()}
     for process in range(layout.pipeline):
         stages = layout.stages_of(process)
         for half, costs in held.items():
             weights = sum(costs[stage][0] for stage in stages)
-            most = most_kept(layout, process, microbatches, [costs[stage][1] for stage in stages])
-            table.add_row(
-                "\n".join(map(str, stages)),
-                "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
-                f"{weights:,}",
-                "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
-                f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
-                f"{most / 2**20:,.1f}",
-                *[half] * (len(kinds) > 1),
-            )
-    return table
+            yield stages, half, weights, most_kept(layout, process, microbatches, [costs[stage][1] for stage in stages])
 
 
 def halves(layout: Layout) -> dict[str, Coordinates]:

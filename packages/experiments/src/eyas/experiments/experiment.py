@@ -2,15 +2,16 @@
 
 A rule is one line that every row of results it is about must hold to, with means over seeds:
 
-    METRIC RELATION BOUND [at step N] [where SELECTION] [against SELECTION]
+    METRIC RELATION BOUND [at step N | at every step] [where SELECTION] [against SELECTION]
 
     accuracy >= 0.95 at step 500 where model=hybrid
     validation_loss <= 0.8 * unigram_loss
     accuracy >= accuracy + 0.5 where model=hybrid and optimizer.learning_rate=0.003 against model=mamba2
     validation_loss <= 1.03 * validation_loss against all
+    train/loss < train/loss at every step where upcycle=scaled|centred against upcycle=plain
 
 A bound is a number, or a metric with a factor and a number added. With `against`, the bound's metric is that of every
-row there, not of the same row.
+row there, not of the same row. A selection may name several values of an option.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ NAME = r"[A-Za-z_][\w./@-]*"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RULE = re.compile(
     rf"(?P<metric>{NAME})\s*(?P<relation>{'|'.join(get_args(Relation))})\s*(?P<bound>.+?)"
-    r"(?:\s+at\s+step\s+(?P<step>\d+))?(?:\s+where\s+(?P<where>.+?))?(?:\s+against\s+(?P<against>.+?))?"
+    r"(?:\s+at\s+(?:step\s+(?P<step>\d+)|(?P<every>every\s+step)))?"
+    r"(?:\s+where\s+(?P<where>.+?))?(?:\s+against\s+(?P<against>.+?))?"
 )
 BOUND = re.compile(
     rf"(?P<number>{NUMBER})|(?:(?P<factor>{NUMBER})\s*\*\s*)?(?P<metric>{NAME})(?:\s*(?P<plus>[+-]\s*{NUMBER}))?"
 )
-FORM = "METRIC >= NUMBER [at step N] [where OPTION=VALUE and ...] [against OPTION=VALUE and ...]"
+FORM = "METRIC >= NUMBER [at step N | at every step] [where OPTION=VALUE and ...] [against OPTION=VALUE and ...]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,10 @@ class ExperimentConfig:
     """What they may cost, in words."""
     passes: tuple[str, ...] = ()
     """Rules such as `accuracy >= 0.95 where model=hybrid`, that the report evaluates."""
+    columns: str | None = None
+    """An option, such as `task`, whose values are columns of tables instead of rows."""
+    shows: tuple[str, ...] = ()
+    """The metrics that tables show, in this order; the usual ones where none are named."""
 
     def __post_init__(self) -> None:
         for index, text in enumerate(self.passes):
@@ -65,8 +71,8 @@ class Rule:
     factor: float
     bound_metric: str | None
     plus: float
-    step: int | None = None
-    """The step, counted from one, whose logged values count; None for those that the run ended with."""
+    step: int | Literal["every"] | None = None
+    """The step, counted from one, whose logged values count, or every logged one; None for what the run ended with."""
     where: Selection = ()
     against: Selection | None = None
     """The rows that the bound's metric is taken from; None for the row itself."""
@@ -90,7 +96,7 @@ def read_rule(text: str) -> Rule:
         factor=float(bound["factor"] or 1),
         bound_metric=bound["metric"],
         plus=float((bound["number"] or bound["plus"] or "0").replace(" ", "")),
-        step=None if parts["step"] is None else int(parts["step"]),
+        step="every" if parts["every"] else None if parts["step"] is None else int(parts["step"]),
         where=_selection(text, parts["where"]) if parts["where"] else (),
         against=None if against is None else () if against == "all" else _selection(text, against),
     )

@@ -11,8 +11,13 @@ from collections.abc import Iterable
 LENGTH = "@"
 """Stands between a metric and the sequence length that it was measured at: accuracy@256."""
 FIRST = ("validation_loss",)
-COSTS = ("train_loss", "tokens_per_second", "mfu", "parameters", "memory_gib", "training_flops_per_token", "seconds")
+COSTS = (
+    "train_loss", "tokens_per_second", "mfu", "parameters", "active_parameters", "memory_gib",
+    "training_flops_per_token", "training_flops_per_token_megatron", "seconds",
+)  # fmt: skip
 """In this order, behind what was learnt; all others follow by name."""
+OF_THE_RUN = {*COSTS[1:], "tail_parameters", "steps", "samples", "tokens"}
+"""What says nothing of what was learnt."""
 HIGHER = frozenset({"accuracy", "acc", "match", "f1", "score", "tflops", "mfu"})
 LOWER = frozenset({"loss", "perplexity", "ppl", "error", "memory", "seconds"})
 NO_RESULT = frozenset({"stderr", "std", "uniform", "unigram"})
@@ -27,6 +32,11 @@ def higher_is_better(metric: str) -> bool | None:
     if words & HIGHER or "per_second" in metric:
         return True
     return False if words & LOWER else None
+
+
+def of_the_run(metric: str) -> bool:
+    """Whether the metric is of the model and its training, whatever that was of."""
+    return metric in OF_THE_RUN
 
 
 def at_length(metric: str) -> tuple[str, int] | None:

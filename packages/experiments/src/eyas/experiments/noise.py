@@ -24,7 +24,7 @@ def best_rows(results: Results, metric: str) -> list[Row]:
     """The rows that are better than every other one of the same task beyond the noise."""
     tasks: dict[str, list[Row]] = {}
     for row in results.rows:
-        config = row.runs[0].config
+        config = next((run.config for run in row.runs if metric in run.metrics), {})
         asked = {name: str(config[name]) for name in sorted(config) if ASKED.fullmatch(name)}
         tasks.setdefault(repr(asked), []).append(row)
     found = (best_row(rows, metric) for rows in tasks.values())

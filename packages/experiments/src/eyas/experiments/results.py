@@ -11,6 +11,7 @@ from statistics import stdev
 
 from eyas.experiments.metric_names import in_order
 from eyas.experiments.run_records import RunRecord, find_runs
+from eyas.experiments.stated import stated_by
 
 SEED = "seed"
 EXPERIMENT = "experiment."
@@ -40,11 +41,17 @@ class Results:
     options: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
+    asked: tuple[str, ...] = ()
+    """The metrics that the experiment wants to be seen, if it says so."""
 
     @property
     def runs(self) -> list[RunRecord]:
         """Of all rows."""
         return [run for row in self.rows for run in row.runs]
+
+    def leading(self, most: int) -> tuple[str, ...]:
+        """The metrics that a table shows which has room for so many, unless the experiment names them."""
+        return self.asked or self.metrics[:most]
 
     def label(self, run: RunRecord) -> str:
         """The run's folder below what holds all of them."""
@@ -68,10 +75,12 @@ def collect(*directories: Path, by_seed: bool = False) -> Results:
         parts = [(run,) for run in finished] if by_seed else [finished] if finished else []
         rows += [Row(values, part) for part in parts]
         rows += [Row(values, (run,), run.remark) for run in group if run.remark]
-    metrics = {name for run in runs for name in run.metrics}
+    metrics = in_order({name for run in runs for name in run.metrics})
+    shows = {stated_by(run).shows for run in runs if run.config}
+    asked = tuple(name for name in shows.pop() if name in metrics) if len(shows) == 1 else ()
     one = len(directories) == 1
     directory = directories[0] if one else Path(commonpath([folder.absolute() for folder in directories]))
-    return Results(directory, by_seed, options, in_order(metrics), tuple(rows))
+    return Results(directory, by_seed, options, metrics, tuple(rows), asked)
 
 
 def varying_options(runs: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ from rich.console import Console
 
 from eyas.experiments.results import collect
 from eyas.experiments.results_table import comma_separated, latex, markdown, show
+from eyas.experiments.side_by_side import side_by_side
 
 Form = Literal["table", "csv", "md", "latex"]
 
 
 def print_results(*directories: Path, by_seed: bool = False, form: Form = "table") -> None:
     """Prints the runs in folders: a table to read, CSV with every option and metric, Markdown or LaTeX."""
-    results = collect(*directories, by_seed=by_seed)
+    results = side_by_side(collect(*directories, by_seed=by_seed))
     match form:
         case "csv":
             sys.stdout.write(comma_separated(results))

@@ -38,7 +38,7 @@ def show(results: Results, console: Console) -> None:
     for line in body:
         if noted and line[-1]:
             console.print(Text(f"{line[0]}: {line[-1]}", style="red"), soft_wrap=True)
-    marked = any(best_rows(results, name) for name in results.metrics[:MOST_METRICS_SHOWN])
+    marked = any(best_rows(results, name) for name in results.leading(MOST_METRICS_SHOWN))
     for note in [f"* {RULE}"] * marked + _left_out(results, MOST_METRICS_SHOWN):
         console.print(Text(note, style="dim"), soft_wrap=True)
 
@@ -92,7 +92,7 @@ def _grid(
     """The header and the rows, with columns only for what there is; `mark` is put on what is best beyond the noise,
     `write` says how a form writes text."""
     noted = any(row.remark for row in results.rows)
-    metrics = results.metrics[:most_metrics]
+    metrics = results.leading(most_metrics)
     best = {name: best_rows(results, name) for name in metrics}
     grid = [[write(name) for name in ("runs", *results.options[:MOST_OPTIONS], *metrics)] + ["note"] * noted]
     for row in results.rows:
@@ -112,7 +112,11 @@ def _for_latex(text: str) -> str:
 
 
 def _left_out(results: Results, most_metrics: int = MOST_METRICS) -> list[str]:
-    more = {"options": results.options[MOST_OPTIONS:], "metrics": results.metrics[most_metrics:]}
+    shown = results.leading(most_metrics)
+    more = {
+        "options": results.options[MOST_OPTIONS:],
+        "metrics": [name for name in results.metrics if name not in shown],
+    }
     return [f"More {what}, in --csv: {', '.join(names)}" for what, names in more.items() if names]
 
 

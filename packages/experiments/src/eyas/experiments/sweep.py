@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.compose import Job
-from eyas.experiments.dry_run import print_dry_run
+from eyas.experiments.dry_run import dry_run_line
 from eyas.experiments.hold import hold
 from eyas.experiments.loaded import load_job
 from eyas.experiments.multirun import what_varies
@@ -139,9 +139,8 @@ class Sweep:
 
     def _cost(self, jobs: Sequence[Job]) -> list[JobReturn]:
         for job, varies in zip(jobs, what_varies([job.overrides for job in jobs]), strict=True):
-            print(f"job {job.number}: {varies}", flush=True)
             try:
-                print_dry_run(load_job(job)[1])
+                print(f"job {job.number}: {varies}: {dry_run_line(load_job(job)[1])}", flush=True)
                 self.jobs[job.number or 0] = None
             except EyasError as error:
                 self.jobs[job.number or 0] = error

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Literal
 
 from eyas.core.errors import ConfigError
 from eyas.experiments.experiment import Relation, Rule, Selection, read_rule
 from eyas.experiments.results import Results, Row, option
-from eyas.experiments.run_records import RunRecord
+from eyas.experiments.stated import stated_by
 
 RELATIONS: dict[Relation, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip
-MetricAt = Callable[[RunRecord, str, int], float | None]
-"""A run's metric as it was logged at a step, counted from one; None where it was not."""
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What one or several runs say of the experiment that they belong to."""
-
-    question: str
-    budget: str
-    passes: tuple[str, ...]
+Logged = Callable[[Path, str], Mapping[int, float]]
+"""The metric of the run in a folder at each step at which it was logged, counted from one."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +30,13 @@ class Verdict:
     reason: str
 
 
-def stated_by(run: RunRecord) -> Stated:
-    """The run's question, budget and rules; empty where it states none."""
-    question, budget, passes = (run.config.get(f"experiment.{name}") for name in ("question", "budget", "passes"))
-    rules = passes if isinstance(passes, list) else []
-    return Stated(str(question or ""), str(budget or ""), tuple(str(rule) for rule in rules))
-
-
-def judge(results: Results, metric_at: MetricAt) -> list[Verdict]:
+def judge(results: Results, logged: Logged) -> list[Verdict]:
     """A verdict on every rule that any run states, over the rows whose runs state it."""
     rules = dict.fromkeys(rule for run in results.runs for rule in stated_by(run).passes)
-    return [judge_rule(rule, results, metric_at) for rule in rules]
+    return [judge_rule(rule, results, logged) for rule in rules]
 
 
-def judge_rule(text: str, results: Results, metric_at: MetricAt) -> Verdict:
+def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
     """Failed as soon as one row breaks the rule; passed if all hold to it and none is without results."""
     try:
         rule = read_rule(text)
@@ -63,14 +48,15 @@ def judge_rule(text: str, results: Results, metric_at: MetricAt) -> Verdict:
     if not rows or (rule.against is not None and not rivals):
         return Verdict(text, "undecided", "no run is selected")
     relation = RELATIONS[rule.relation]
-    sides = list(_sides(rule, rows, rivals, metric_at))
-    known = [(left, right, row) for left, right, row in sides if left is not None and right is not None]
+    sides = [side for pair in _pairs(rule, rows, rivals) for side in _sides(rule, *pair, logged)]
+    known = [(left, right, side) for side in sides for left, right in side.both()]
     unknown = len(sides) - len(known)
     if not known:
         return Verdict(text, "undecided", _absent(rule))
     margin = 1 if rule.relation in ("<", "<=") else -1
-    left, right, row = max(known, key=lambda side: _last(margin * (side[0] - side[1])))
-    tightest = f"{rule.metric} {left:.4g} against {right:.4g} in {_names(results, row)}"
+    left, right, side = max(known, key=lambda known: _last(margin * (known[0] - known[1])))
+    when = f" at step {side.step}" if rule.step == "every" else ""
+    tightest = f"{rule.metric} {left:.4g} against {right:.4g} in {_names(results, side.row)}{when}"
     reason = tightest if len(known) == 1 else f"closest of {len(known)}: {tightest}"
     if not all(relation(left, right) for left, right, _ in known):
         return Verdict(text, "failed", reason)
@@ -80,35 +66,70 @@ def judge_rule(text: str, results: Results, metric_at: MetricAt) -> Verdict:
 
 
 def matches(row: Row, selection: Selection) -> bool:
-    """Whether the row's options have the selected values; spaces and quotes do not matter."""
-    return all(_plain(option(row.runs[0], name)) == _plain(value) for name, value in selection)
+    """Whether the row's options have the selected values, or one of several with | in between; spaces and quotes do not
+    matter."""
+
+    def fits(name: str, value: str) -> bool:
+        return _plain(option(row.runs[0], name)) in (_plain(value), *_plain(value).split("|"))
+
+    return all(fits(name, value) for name, value in selection)
 
 
-def _sides(
-    rule: Rule, rows: Sequence[Row], rivals: Sequence[Row], metric_at: MetricAt
-) -> Iterator[tuple[float | None, float | None, Row]]:
-    """What the rule compares, row by row, or row by row with each of its rivals."""
+def _pairs(rule: Rule, rows: Sequence[Row], rivals: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Every row, with itself or with each of its rivals."""
     for row in rows:
-        left = _mean(row, rule.metric, rule.step, metric_at)
         for rival in [row] if rule.against is None else [rival for rival in rivals if rival is not row]:
-            right: float | None = 0.0
-            if rule.bound_metric is not None:
-                right = _mean(rival, rule.bound_metric, rule.step, metric_at)
-            yield left, None if right is None else rule.factor * right + rule.plus, row
+            yield row, rival
 
 
-def _mean(row: Row, metric: str, step: int | None, metric_at: MetricAt) -> float | None:
+@dataclass(frozen=True)
+class _Side:
+    """What a rule compares once; None where it is not there."""
+
+    row: Row
+    left: float | None
+    right: float | None
+    step: int | None = None
+
+    def both(self) -> list[tuple[float, float]]:
+        return [] if self.left is None or self.right is None else [(self.left, self.right)]
+
+
+def _sides(rule: Rule, row: Row, rival: Row, logged: Logged) -> Iterator[_Side]:
+    """What the rule compares of a row and its rival: once, or at every step that both have logged."""
+    if rule.step != "every":
+        yield _Side(row, _mean(row, rule.metric, rule.step, logged), _bound(rule, rival, rule.step, logged))
+        return
+    named = [(run, rule.metric) for run in row.runs]
+    if rule.bound_metric is not None:
+        named += [(run, rule.bound_metric) for run in rival.runs]
+    steps = sorted(set.intersection(*(set(logged(run.path, metric)) for run, metric in named)))
+    for step in steps:
+        yield _Side(row, _mean(row, rule.metric, step, logged), _bound(rule, rival, step, logged), step)
+    if not steps:
+        yield _Side(row, None, None)
+
+
+def _bound(rule: Rule, rival: Row, step: int | None, logged: Logged) -> float | None:
+    if rule.bound_metric is None:
+        return rule.plus
+    value = _mean(rival, rule.bound_metric, step, logged)
+    return None if value is None else rule.factor * value + rule.plus
+
+
+def _mean(row: Row, metric: str, step: int | None, logged: Logged) -> float | None:
     """Over seeds; None where any of them lacks it, or the run has not finished."""
     if row.remark:
         return None
-    values = row.values(metric) if step is None else [metric_at(run, metric, step) for run in row.runs]
+    values = row.values(metric) if step is None else [logged(run.path, metric).get(step) for run in row.runs]
     whole = [value for value in values if value is not None]
     return mean(whole) if len(whole) == len(row.runs) else None
 
 
 def _absent(rule: Rule) -> str:
     metrics = " and ".join(dict.fromkeys(name for name in (rule.metric, rule.bound_metric) if name))
-    return f"no finished run has {metrics}" + (f" at step {rule.step}" if rule.step is not None else "")
+    when = "" if rule.step is None else " at any step" if rule.step == "every" else f" at step {rule.step}"
+    return f"no finished run has {metrics}{when}"
 
 
 def _names(results: Results, row: Row) -> str:

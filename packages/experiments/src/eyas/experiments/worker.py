@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
-from eyas.core.accounting import parameters, tail_parameters, training_flops
+from eyas.core.accounting import active_parameters, parameters, tail_parameters, training_flops
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share
@@ -131,7 +131,7 @@ def experts_from_dense(run: RunConfig) -> dict[str, Grown]:
 def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: float) -> dict[str, Any]:
     """The numbers that a run ends with; losses in nats per token."""
     last = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    samples = run.trainer.batches.before(trainer.global_step)
+    samples, length = run.trainer.batches.before(trainer.global_step), run.data.sequence_length
     told = dict(module.validation)
     return {
         "validation_loss": told.pop("loss"),
@@ -139,13 +139,15 @@ def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: f
         "train_loss": last.get("train/loss"),
         "steps": trainer.global_step,
         "samples": samples,
-        "tokens": samples * run.data.sequence_length,
+        "tokens": samples * length,
         "tokens_per_second": last.get("tokens_per_second"),
         **({"mfu": last["mfu"]} if "mfu" in last else {}),
         "memory_gib": last.get("memory_gib"),
         "parameters": parameters(module.spec),
+        "active_parameters": active_parameters(module.spec),
         "tail_parameters": tail_parameters(module.spec),
-        "training_flops_per_token": training_flops(module.spec, run.data.sequence_length),
+        "training_flops_per_token": training_flops(module.spec, length),
+        "training_flops_per_token_megatron": training_flops(module.spec, length, "megatron"),
         "seconds": seconds,
     }
 

@@ -78,11 +78,11 @@ class Chart {
     pen.beginPath();
     pen.rect(box.x, box.y, box.w, box.h);
     pen.clip();
-    const lines = this.visible().sort((a, b) => (a.row === hovered) - (b.row === hovered));
+    const lines = this.visible().sort((a, b) => hovered.includes(a.row) - hovered.includes(b.row));
     const many = lines.length > 24;
     for (const line of lines) {
-      pen.globalAlpha = hovered === null ? (many ? 0.5 : 0.9) : line.row === hovered ? 1 : 0.12;
-      pen.lineWidth = line.row === hovered ? 2 : many ? 1 : 1.5;
+      pen.globalAlpha = hovered.length === 0 ? (many ? 0.5 : 0.9) : hovered.includes(line.row) ? 1 : 0.12;
+      pen.lineWidth = hovered.includes(line.row) ? 2 : many ? 1 : 1.5;
       pen.strokeStyle = pen.fillStyle = rows[line.row].colour;
       this.line(pen, line);
     }
@@ -226,7 +226,7 @@ class Chart {
       tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8)}px`;
       tip.style.top = `${Math.min(event.clientY + 14, window.innerHeight - tip.offsetHeight - 8)}px`;
     }
-    hover(found ? found.line.row : null);
+    hover(found ? [found.line.row] : []);
   }
 }
 

@@ -41,10 +41,9 @@ class Curve:
     steps_T: Numbers
     values_T: Numbers
 
-    def at(self, step: int) -> float | None:
-        """The value logged at a step, if there is one."""
-        found = np.flatnonzero(self.steps_T == step)
-        return float(self.values_T[found[-1]]) if len(found) else None
+    def by_step(self) -> dict[int, float]:
+        """The value of each step, the last one where there are several."""
+        return dict(zip(self.steps_T.astype(int).tolist(), self.values_T.tolist(), strict=True))
 
 
 def curve_names(paths: Sequence[Path]) -> list[str]:

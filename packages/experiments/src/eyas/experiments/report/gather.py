@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from eyas.experiments.report.curves import Curve, curve_names, points_for, read_
 from eyas.experiments.results import Results, collect, differing_options
 from eyas.experiments.router_picture import MOST_STEPS, picture, read_routers
 from eyas.experiments.run_records import CURVES, ENVIRONMENT, RunRecord
-from eyas.experiments.verdicts import Stated, Verdict, judge, stated_by
+from eyas.experiments.stated import Stated, stated_by
+from eyas.experiments.verdicts import Verdict, judge
 
 ROUTER_BYTES = 1_500_000
 """Of all router pictures in a report; the runs beyond keep theirs in their own folders."""
@@ -63,7 +65,7 @@ def gather(*directories: Path) -> Gathered:
     return Gathered(
         results=results,
         stated=[stated for stated in dict.fromkeys(map(stated_by, runs)) if any((stated.question, stated.budget))],
-        verdicts=judge(results, _metric_at),
+        verdicts=judge(results, cache(_logged)),
         differences=differing_options([run for run in runs if run.config]),
         curves={name: lines for name, lines in curves.items() if lines},
         most_points=most,
@@ -75,12 +77,12 @@ def gather(*directories: Path) -> Gathered:
     )
 
 
-def _metric_at(run: RunRecord, metric: str, step: int) -> float | None:
+def _logged(folder: Path, metric: str) -> dict[int, float]:
     try:
-        curve = read_curves(run.path / CURVES, [metric]).get(metric)
+        curve = read_curves(folder / CURVES, [metric]).get(metric)
     except DataError:  # which the page tells beside its curves
-        return None
-    return None if curve is None else curve.at(step)
+        return {}
+    return {} if curve is None else curve.by_step()
 
 
 def _routers(results: Results) -> tuple[list[tuple[RunRecord, str]], int]:

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const FEW = ["#2a78d6", "#e34948", "#1a9e6c", "#c77700", "#8a4fd0", "#0d9aa8", "#d6408f", "#7c8a00", "#8d6748", "#6a7480"];
 const rows = data.rows.map((label, index) => ({ label, index, shown: true, listed: true, colour: colour(index), button: null }));
 const charts = [];
-let hovered = null;
+let hovered = [];
 let waiting = false;
 
 function colour(index) {
@@ -40,9 +40,9 @@ function floats(text) {
   return new Float32Array(bytes.buffer); // little-endian, as every machine that a browser runs on
 }
 
-function hover(row) {
-  if (row === hovered) return;
-  hovered = row;
+function hover(indices) {
+  if (String(indices) === String(hovered)) return;
+  hovered = indices;
   redraw();
 }
 
@@ -73,7 +73,7 @@ function makeLegend(place) {
       for (const other of rows) show(other, other === row);
       redraw();
     });
-    for (const [name, to] of [["pointerenter", row.index], ["pointerleave", null], ["focus", row.index], ["blur", null]]) {
+    for (const [name, to] of [["pointerenter", [row.index]], ["pointerleave", []], ["focus", [row.index]], ["blur", []]]) {
       row.button.addEventListener(name, () => hover(to));
     }
     show(row, true);

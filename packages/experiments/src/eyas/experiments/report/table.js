@@ -19,6 +19,11 @@ function sortBy(head, column) {
   body.append(...keyed.map(({ line }) => line));
 }
 
+// The rows of the plots that a line of the table is about: several where it joins them, tasks say.
+function drawnRows(line) {
+  return line.dataset.rows.split(" ").map((index) => rows[+index]);
+}
+
 function makeTable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.firstChild.addEventListener("click", () => sortBy(head, column)));
@@ -30,15 +35,17 @@ function makeTable(table) {
   byId("filter").addEventListener("input", (event) => {
     const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of table.tBodies[0].rows) {
-      const text = line.textContent.toLowerCase(), row = rows[+line.dataset.row];
-      row.listed = words.every((word) => text.includes(word));
-      line.hidden = !row.listed;
-      if (row.button) show(row, row.listed);
+      const text = line.textContent.toLowerCase();
+      line.hidden = !words.every((word) => text.includes(word));
+      for (const row of drawnRows(line)) {
+        row.listed = !line.hidden;
+        if (row.button) show(row, row.listed);
+      }
     }
     redraw();
   });
   for (const line of table.tBodies[0].rows) {
-    line.addEventListener("pointerenter", () => hover(+line.dataset.row));
-    line.addEventListener("pointerleave", () => hover(null));
+    line.addEventListener("pointerenter", () => hover(drawnRows(line).map((row) => row.index)));
+    line.addEventListener("pointerleave", () => hover([]));
   }
 }

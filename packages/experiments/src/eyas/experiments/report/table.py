@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from statistics import mean
@@ -14,6 +15,7 @@ from eyas.experiments.report.markup import Markup, element, joined
 from eyas.experiments.results import Results, Row
 from eyas.experiments.results_table import MOST_OPTIONS, cell
 from eyas.experiments.run_records import RunRecord
+from eyas.experiments.side_by_side import side_by_side
 
 HIDDEN = frozenset({"uniform_loss", "unigram_loss", "steps", "samples", "tokens", "tail_parameters"})
 """Columns that stand in the file but are not shown until they are asked for, as are metrics at a length."""
@@ -22,13 +24,15 @@ MOST_LINKS = 4
 
 
 def results_section(results: Results, page: Path) -> Markup:
-    """The whole section; links are relative to the folder of the page."""
+    """The whole section, as the experiment wants its tables; links are relative to the folder of the page."""
+    drawn = {run.path: index for index, row in enumerate(results.rows) for run in row.runs}
+    results = side_by_side(results)
     notes = [RULE, "± is the sample standard deviation over seeds."]
     return element(
         "section",
         element("h2", "Results"),
         element("div", _filter(), _columns(results), class_="controls"),
-        element("div", _table(results, page), class_="scroll"),
+        element("div", _table(results, page, drawn), class_="scroll"),
         element("p", " ".join(notes), class_="note"),
         id="results",
     )
@@ -45,7 +49,8 @@ def columns(results: Results) -> list[tuple[str, bool]]:
     noted = any(row.remark for row in results.rows)
     metrics, shown = [], 0
     for name in results.metrics:
-        show = name not in HIDDEN and LENGTH not in name and shown < MOST_SHOWN
+        usual = name not in HIDDEN and LENGTH not in name and shown < MOST_SHOWN
+        show = name in results.asked if results.asked else usual
         shown += show
         metrics.append((name, show))
     options = [(name, index < MOST_OPTIONS) for index, name in enumerate(results.options)]
@@ -64,7 +69,8 @@ def _columns(results: Results) -> Markup:
     return element("details", element("summary", "Columns"), element("div", *boxes, class_="boxes"), id="columns")
 
 
-def _table(results: Results, page: Path) -> Markup:
+def _table(results: Results, page: Path, drawn: Mapping[Path, int]) -> Markup:
+    """`drawn` tells the row of the plots that a run is in."""
     named = columns(results)
     heads = [
         element("th", element("button", name, type="button"), scope="col", hidden=not show, aria_sort="none")
@@ -82,7 +88,8 @@ def _table(results: Results, page: Path) -> Markup:
         cells += [_number(row, name, row in best[name], hidden=not shown[name]) for name in results.metrics]
         if named[-1][0] == "note":
             cells.append(element("td", row.remark, data_value=row.remark, class_="remark"))
-        lines.append(element("tr", *cells, data_row=index, class_="failed" if row.remark else None))
+        drawn_as = " ".join(map(str, dict.fromkeys(drawn[run.path] for run in row.runs)))
+        lines.append(element("tr", *cells, data_rows=drawn_as, class_="failed" if row.remark else None))
     return element(
         "table",
         element("caption", "Means over seeds. A heading sorts by its column."),
