@@ -19,6 +19,8 @@ TRAIN = {
     "place of a mixer": ("layer@model.layers.sm=mamba2", "unknown layer 'sm'; did you mean 'ssm'"),
     "tail": ("model.mtp_repeated=true", "mtp_repeated=true, but the pattern .* has no depths after '/'"),
     "model option": ("model.hidden_siz=3", "model.hidden_siz: .*did you mean 'hidden_size'"),
+    "option elsewhere": ("max_steps=3", "max_steps: unknown option 'max_steps'; did you mean 'trainer.max_steps'"),
+    "option of several": ("optimizer.vocab_size=3", "did you mean 'model.vocab_size' or 'data.vocab_size'"),
     "trainer option": ("trainer.max_step=3", "trainer.max_step: .*did you mean 'max_steps'"),
     "layer option": ("model.layers.ssm.d_stat=3", "model.layers.ssm.d_stat: unknown option 'd_stat'.*state_size"),
     "added option": ("+model.depth=3", "model: unknown option 'depth'"),

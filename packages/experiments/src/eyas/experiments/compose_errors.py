@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -93,7 +93,18 @@ def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"{path} exists, but lacks what it is given; add that with a +, such as +{path}.NAME=...")
     if at:
         return ConfigError(f"{path}: {unknown_name('layer', name, map(str, node))}; or add a new one with +{path}=...")
+    if elsewhere := [full for full in options(composed) if full.rpartition(".")[2] == name]:
+        return ConfigError(f"{path}: unknown option {path!r}; did you mean {' or '.join(map(repr, elsewhere))}?")
     return ConfigError(f"{path}: {unknown_name('option', name, map(str, node))}")
+
+
+def options(node: DictConfig, above: str = "") -> Iterator[str]:
+    """Every option below a node, by its dotted name."""
+    for name in map(str, node):
+        full = f"{above}{name}"
+        yield full
+        if not OmegaConf.is_missing(node, name) and isinstance(inner := node._get_node(name), DictConfig):
+            yield from options(inner, f"{full}.")
 
 
 def chosen(overrides: Sequence[str]) -> DictConfig:
