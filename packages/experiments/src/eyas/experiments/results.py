@@ -42,7 +42,7 @@ class Results:
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     asked: tuple[str, ...] = ()
-    """The metrics that the experiment wants to be seen, if it says so."""
+    """The metrics that the experiment wants to be seen, wherever there are any."""
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -51,7 +51,7 @@ class Results:
 
     def leading(self, most: int) -> tuple[str, ...]:
         """The metrics that a table shows which has room for so many, unless the experiment names them."""
-        return self.asked or self.metrics[:most]
+        return tuple(name for name in self.asked if name in self.metrics) or self.metrics[:most]
 
     def label(self, run: RunRecord) -> str:
         """The run's folder below what holds all of them."""
@@ -77,7 +77,7 @@ def collect(*directories: Path, by_seed: bool = False) -> Results:
         rows += [Row(values, (run,), run.remark) for run in group if run.remark]
     metrics = in_order({name for run in runs for name in run.metrics})
     shows = {stated_by(run).shows for run in runs if run.config}
-    asked = tuple(name for name in shows.pop() if name in metrics) if len(shows) == 1 else ()
+    asked = shows.pop() if len(shows) == 1 else ()
     one = len(directories) == 1
     directory = directories[0] if one else Path(commonpath([folder.absolute() for folder in directories]))
     return Results(directory, by_seed, options, metrics, tuple(rows), asked)

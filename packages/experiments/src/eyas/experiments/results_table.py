@@ -17,7 +17,8 @@ from eyas.experiments.results import Results, Row, deviation
 
 MOST_OPTIONS = 8
 MOST_METRICS = 8
-MOST_METRICS_SHOWN = 5
+MOST_METRICS_SHOWN, MOST_ASKED_SHOWN = 5, 8
+"""On a terminal."""
 SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k"))
 LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
@@ -27,7 +28,8 @@ LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 
 def show(results: Results, console: Console) -> None:
     """Prints a table that fits a terminal, and what there is to say of runs without results below it."""
-    header, *body = _grid(results, "{} *".format, MOST_METRICS_SHOWN)
+    metrics = results.leading(MOST_METRICS_SHOWN)[:MOST_ASKED_SHOWN]
+    header, *body = _grid(results, "{} *".format, metrics)
     noted = header[-1] == "note"
     table = Table(title=Text(str(results.directory)), title_justify="left")
     for name in header[:-1] if noted else header:
@@ -38,25 +40,25 @@ def show(results: Results, console: Console) -> None:
     for line in body:
         if noted and line[-1]:
             console.print(Text(f"{line[0]}: {line[-1]}", style="red"), soft_wrap=True)
-    marked = any(best_rows(results, name) for name in results.leading(MOST_METRICS_SHOWN))
-    for note in [f"* {RULE}"] * marked + _left_out(results, MOST_METRICS_SHOWN):
+    marked = any(best_rows(results, name) for name in metrics)
+    for note in [f"* {RULE}"] * marked + _left_out(results, metrics):
         console.print(Text(note, style="dim"), soft_wrap=True)
 
 
 def markdown(results: Results) -> str:
     """A Markdown table; what is best beyond the noise is bold."""
-    header, *body = _grid(results, "**{}**".format, write=_for_markdown)
+    header, *body = _grid(results, "**{}**".format, results.leading(MOST_METRICS), _for_markdown)
     table = "".join("| " + " | ".join(line) + " |\n" for line in [header, ["---"] * len(header), *body])
-    return table + "".join(f"\n{note}\n" for note in _left_out(results))
+    return table + "".join(f"\n{note}\n" for note in _left_out(results, results.leading(MOST_METRICS)))
 
 
 def latex(results: Results) -> str:
     """A LaTeX table, for the package booktabs; what is best beyond the noise is bold."""
-    header, *body = _grid(results, r"\textbf{{{}}}".format, write=_for_latex)
+    header, *body = _grid(results, r"\textbf{{{}}}".format, results.leading(MOST_METRICS), _for_latex)
     numbers = len(header) - 1 - len(results.options[:MOST_OPTIONS]) - (header[-1] == "note")
     columns = "l" * (len(header) - numbers - (header[-1] == "note")) + "r" * numbers + "l" * (header[-1] == "note")
     lines = [
-        *(f"% {note}" for note in (RULE, *_left_out(results))),
+        *(f"% {note}" for note in (RULE, *_left_out(results, results.leading(MOST_METRICS)))),
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(header) + r" \\",
@@ -86,13 +88,12 @@ def comma_separated(results: Results) -> str:
 def _grid(
     results: Results,
     mark: Callable[[str], str],
-    most_metrics: int = MOST_METRICS,
+    metrics: Sequence[str],
     write: Callable[[str], str] = str,
 ) -> list[list[str]]:
     """The header and the rows, with columns only for what there is; `mark` is put on what is best beyond the noise,
     `write` says how a form writes text."""
     noted = any(row.remark for row in results.rows)
-    metrics = results.leading(most_metrics)
     best = {name: best_rows(results, name) for name in metrics}
     grid = [[write(name) for name in ("runs", *results.options[:MOST_OPTIONS], *metrics)] + ["note"] * noted]
     for row in results.rows:
@@ -111,8 +112,7 @@ def _for_latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.splitlines()))
 
 
-def _left_out(results: Results, most_metrics: int = MOST_METRICS) -> list[str]:
-    shown = results.leading(most_metrics)
+def _left_out(results: Results, shown: Sequence[str]) -> list[str]:
     more = {
         "options": results.options[MOST_OPTIONS:],
         "metrics": [name for name in results.metrics if name not in shown],

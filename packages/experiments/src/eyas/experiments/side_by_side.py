@@ -30,13 +30,17 @@ def side_by_side(results: Results) -> Results:
         others = row.options[:place] + row.options[place + 1 :]
         rows.setdefault((others, remark), []).extend(renamed(run, label) for run in row.runs)
     columns = [column for metric in results.metrics for column in columns_of(metric, labels.values())]
-    asked = [column for metric in results.asked for column in columns_of(metric, labels.values())]
+    asked = [
+        column
+        for metric in results.asked
+        for column in ([metric] if metric in columns else columns_of(metric, labels.values()))
+    ]
     there = {metric for runs in rows.values() for run in runs for metric in run.metrics}
     return replace(
         results,
         options=results.options[:place] + results.options[place + 1 :],
         metrics=tuple(column for column in columns if column in there),
-        asked=tuple(column for column in asked if column in there),
+        asked=tuple(asked),
         rows=tuple(Row(others, tuple(runs), remark) for (others, remark), runs in rows.items()),
     )
 

@@ -47,10 +47,11 @@ def run_link(results: Results, run: RunRecord, page: Path) -> Markup:
 def columns(results: Results) -> list[tuple[str, bool]]:
     """Every column's name, and whether it is shown from the start."""
     noted = any(row.remark for row in results.rows)
+    asked = results.leading(0)
     metrics, shown = [], 0
     for name in results.metrics:
         usual = name not in HIDDEN and LENGTH not in name and shown < MOST_SHOWN
-        show = name in results.asked if results.asked else usual
+        show = name in asked if asked else usual
         shown += show
         metrics.append((name, show))
     options = [(name, index < MOST_OPTIONS) for index, name in enumerate(results.options)]
