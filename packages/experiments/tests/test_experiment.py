@@ -43,6 +43,7 @@ def test_a_rule_is_read(text, rule):
         ("accuracy >= 0.9 0.8", "cannot be read; write METRIC"),
         ("accuracy >= 0.9 at step 0", "steps are counted from 1"),
         ("accuracy >= 0.9 where model", "'model' selects nothing; write OPTION=VALUE"),
+        ("accuracy >= 0.9 where model=a|", "'model=a|' selects nothing; write OPTION=VALUE"),
         ("accuracy >= 0.9 against all", "give a metric as its bound"),
     ],
 )

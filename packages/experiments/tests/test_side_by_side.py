@@ -1,6 +1,7 @@
 """The values of one option as columns of the table."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,30 @@ def test_seeds_keep_rows_of_their_own(table):
 
 
 def test_a_failed_run_says_what_it_was_to_do(table):
-    write_run(table / "12", "t/mqar", "hybrid", 3, state="failed")
-    remarks = [(row.options, row.remark) for row in side_by_side(collect(table)).rows if row.remark]
-    assert remarks == [(("hybrid",), "mqar: FAILED: out of luck")]
+    for seed in (3, 4):
+        write_run(table / str(10 + seed), "t/mqar", "hybrid", seed, state="failed")
+    failed = [(row.options, len(row.runs), row.remark) for row in side_by_side(collect(table)).rows if row.remark]
+    assert failed == [(("hybrid",), 1, "mqar: FAILED: out of luck")] * 2
+
+
+def test_a_damaged_run_has_a_row_of_its_own(table):
+    (table / "0" / "config.yaml").write_text("{")
+    (table / "0" / "overrides.yaml").unlink()
+    joined = side_by_side(collect(table))
+    assert [row.remark for row in joined.rows] == ["", "", "config.yaml damaged"]
+    assert "none/accuracy" in joined.metrics
+
+
+def test_costs_of_different_tasks_are_not_compared(table):
+    for seed in (2, 3):
+        shutil.rmtree(table / str(seed))  # what mamba2 did of mqar
+    for folder in table.iterdir():
+        told = json.loads((folder / "metrics.json").read_text())
+        fast = "mamba2" in (folder / "config.yaml").read_text()
+        (folder / "metrics.json").write_text(json.dumps(told | {"tokens_per_second": 1000.0 if fast else 10.0}))
+    joined = side_by_side(collect(table))
+    assert best_rows(joined, "tokens_per_second") == []
+    assert [row.options for row in best_rows(joined, "copying/accuracy")] == [("hybrid",)]
 
 
 def test_values_whose_last_parts_are_alike_keep_their_names(tmp_path):
@@ -86,15 +108,20 @@ def test_values_whose_last_parts_are_alike_keep_their_names(tmp_path):
 def test_without_a_common_wish_results_stay_as_they_are(table, tmp_path_factory):
     write_run(table / "12", "t/mqar", "hybrid", 3, columns=None)
     results = collect(table)
-    assert side_by_side(results) is results
+    assert side_by_side(results) == results
     alone = tmp_path_factory.mktemp("alone")
-    write_run(alone / "0", "t/mqar", "hybrid", 1)
-    write_run(alone / "1", "t/mqar", "mamba2", 1)
-    assert side_by_side(collect(alone)).options == ("model",)
+    for model, options in {"hybrid": (), "mamba2": ("model",)}.items():
+        write_run(alone / model, "corpus", model, 1)
+        found = side_by_side(collect(alone))
+        assert (found.options, found.leading(1)) == (options, ("excess_loss", "tokens_per_second"))
 
 
 def test_a_line_of_the_page_is_about_all_that_is_drawn_of_it(table):
     page = write_report([table]).read_text()
     assert [f'data-rows="{rows}"' in page for rows in ("0 2 4", "1 3 5")] == [True, True]
+    places = [
+        page.index(f'<button type="button">{name}</button>') for name in ("corpus/excess_loss", "tokens_per_second")
+    ]
+    assert places == sorted(places)
     for name, hidden in (("mqar/accuracy", ""), ("mqar/accuracy@256", " hidden")):
         assert f'<th scope="col"{hidden} aria-sort="none"><button type="button">{name}</button>' in page

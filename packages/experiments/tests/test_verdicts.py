@@ -48,6 +48,12 @@ GOOD, BAD = row("good", 0.9, 1.0), row("bad", 0.1, 0.2)
         ),
         ("accuracy >= 0.6 at every step", "failed", "0.5 against 0.6 in model.name=good at step 3"),
         ("accuracy >= 0.1 where model.name=good|bad", "passed", "closest of 2: accuracy 0.15 against 0.1"),
+        (
+            "accuracy >= 0.1 where model.name=good|lost",
+            "undecided",
+            "against 0.1 in model.name=good; no run has model.name=lost",
+        ),
+        ("accuracy >= 0.99 where model.name=good|lost", "failed", "accuracy 0.95 against 0.99"),
         ("accuracy >= 0.9 where model.name=other", "undecided", "no run is selected"),
         ("accuracy >= accuracy where model.name=good against model.name=other", "undecided", "no run is selected"),
         ("recall >= 0.9", "undecided", "no finished run has recall"),
@@ -101,5 +107,10 @@ def test_every_step_is_every_one_that_all_runs_have_logged():
         "passed", "closest of 2: loss 0.5 against 0.6 in model.name=good at step 2"
     )  # fmt: skip
     assert judged({1: 1.0, 2: 0.7}, {1: 1.5, 2: 0.6}).state == "failed"
+    rows = (row("good", 0.9, rules=[rule]), row("bad", rules=[rule], remark="running"))
+    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+    assert judged({1: 1.0, 2: 0.5}, {1: 1.5}).reason == "no finished run has loss at any step"
+    rows = tuple(row(model, 0.9, rules=[rule]) for model in ("good", "bad"))
+    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
     nothing = judged({1: 1.0}, {2: 0.6})
     assert (nothing.state, nothing.reason) == ("undecided", "no finished run has loss at any step")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eyas.core.errors import EyasError
+from eyas.experiments import run_folder
 from eyas.experiments.run_logger import RunLogger
 from eyas.parallel import checkpoint_folder
 
@@ -24,7 +25,7 @@ class Output(Console):
 
     def on_broken_pipe(self) -> NoReturn:
         """Ends the run as other tools end, but not without a word: rich would exit with code 1, like a failure."""
-        raise EyasError("nobody reads the output any longer")
+        raise EyasError(run_folder.UNREAD)
 
 
 class ProgressLine(Callback):

@@ -19,6 +19,8 @@ UPSTREAM = (HydraException, OmegaConfBaseException)
 GROUPS = ("model", "layer", "experiment", "task", *SCHEMAS)
 """Groups whose choice is an override such as model=falcon_h1_tiny."""
 
+MOST_NAMED = 4
+"""Places where an option stands that are offered for one where it does not."""
 PLUGINS = {"hydra/launcher": ("joblib", "submitit_local", "submitit_slurm"), "hydra/sweeper": ("optuna",)}
 """What the optional extra `sweeps` brings."""
 
@@ -87,14 +89,18 @@ def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:
     parent, _, name = place.rpartition(".")
     composed = chosen(overrides)
     node = OmegaConf.select(composed, parent) if parent else composed
+    elsewhere = [full for full in options(composed) if full.rpartition(".")[2] == name]
+    near = f"did you mean {' or '.join(map(repr, elsewhere[:MOST_NAMED]))}?"
     if not isinstance(node, DictConfig):
+        if elsewhere:
+            return ConfigError(f"{path}: unknown option; {near}")
         return ConfigError(f"{path}: there is no option {parent!r}; see eyas train --cfg job for those that exist")
     if name in node:
         return ConfigError(f"{path} exists, but lacks what it is given; add that with a +, such as +{path}.NAME=...")
     if at:
         return ConfigError(f"{path}: {unknown_name('layer', name, map(str, node))}; or add a new one with +{path}=...")
-    if elsewhere := [full for full in options(composed) if full.rpartition(".")[2] == name]:
-        return ConfigError(f"{path}: unknown option {path!r}; did you mean {' or '.join(map(repr, elsewhere))}?")
+    if elsewhere:
+        return ConfigError(f"{path}: unknown option; {near}")
     return ConfigError(f"{path}: {unknown_name('option', name, map(str, node))}")
 
 

@@ -105,6 +105,6 @@ def read_rule(text: str) -> Rule:
 def _selection(rule: str, text: str) -> Selection:
     conditions = [condition.partition("=") for condition in re.split(r"\s+and\s+", text.strip())]
     for name, equals, value in conditions:
-        if not (name.strip() and equals and value.strip()):
+        if not (name.strip() and equals and all(one.strip() for one in value.split("|"))):
             raise ConfigError(f"{rule!r}: {name + equals + value!r} selects nothing; write OPTION=VALUE")
     return tuple((name.strip(), value.strip()) for name, _, value in conditions)

@@ -16,8 +16,8 @@ COSTS = (
     "training_flops_per_token", "training_flops_per_token_megatron", "seconds",
 )  # fmt: skip
 """In this order, behind what was learnt; all others follow by name."""
-OF_THE_RUN = {*COSTS[1:], "tail_parameters", "steps", "samples", "tokens"}
-"""What says nothing of what was learnt."""
+OF_THE_RUN = frozenset(COSTS) - {"train_loss"} | {"tail_parameters", "steps", "samples", "tokens"}
+"""What means the same whatever was learnt, so that a table may average it over tasks."""
 HIGHER = frozenset({"accuracy", "acc", "match", "f1", "score", "tflops", "mfu"})
 LOWER = frozenset({"loss", "perplexity", "ppl", "error", "memory", "seconds"})
 NO_RESULT = frozenset({"stderr", "std", "uniform", "unigram"})
@@ -26,7 +26,11 @@ NO_RESULT = frozenset({"stderr", "std", "uniform", "unigram"})
 
 def higher_is_better(metric: str) -> bool | None:
     """By the words of the metric's name; None for one of which neither can be said."""
-    words = set(re.split(r"[\W_]+", metric.partition(LENGTH)[0].lower()))
+    name = metric.partition(LENGTH)[0].lower()
+    words = set(re.split(r"[\W_]+", name))
+    own = set(re.split(r"[\W_]+", name.rpartition("/")[2]))
+    if own & (HIGHER | LOWER | NO_RESULT):
+        words = own  # what stands before it may be the name of a task
     if words & NO_RESULT:
         return None
     if words & HIGHER or "per_second" in metric:

@@ -9,6 +9,7 @@ from statistics import mean, variance
 
 from eyas.experiments.metric_names import higher_is_better
 from eyas.experiments.results import Results, Row
+from eyas.experiments.run_records import RunRecord
 
 LEVEL = 0.05
 """Probability at which a difference that is none is taken for one, over all the rows that the best is compared with."""
@@ -22,13 +23,16 @@ ASKED = re.compile(r"task\..*|data\.(source|files|vocab_size)")
 
 def best_rows(results: Results, metric: str) -> list[Row]:
     """The rows that are better than every other one of the same task beyond the noise."""
-    tasks: dict[str, list[Row]] = {}
+    tasks: dict[frozenset[str], list[Row]] = {}
     for row in results.rows:
-        config = next((run.config for run in row.runs if metric in run.metrics), {})
-        asked = {name: str(config[name]) for name in sorted(config) if ASKED.fullmatch(name)}
-        tasks.setdefault(repr(asked), []).append(row)
+        asked = frozenset(_asked(run) for run in row.runs if metric in run.metrics)
+        tasks.setdefault(asked, []).append(row)
     found = (best_row(rows, metric) for rows in tasks.values())
     return [row for row in found if row is not None]
+
+
+def _asked(run: RunRecord) -> str:
+    return repr({name: str(run.config[name]) for name in sorted(run.config) if ASKED.fullmatch(name)})
 
 
 def best_row(rows: Sequence[Row], metric: str) -> Row | None:

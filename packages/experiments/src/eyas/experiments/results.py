@@ -11,7 +11,7 @@ from statistics import stdev
 
 from eyas.experiments.metric_names import in_order
 from eyas.experiments.run_records import RunRecord, find_runs
-from eyas.experiments.stated import stated_by
+from eyas.experiments.stated import Wishes, wishes_of
 
 SEED = "seed"
 EXPERIMENT = "experiment."
@@ -41,17 +41,22 @@ class Results:
     options: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
-    asked: tuple[str, ...] = ()
-    """The metrics that the experiment wants to be seen, wherever there are any."""
+    wishes: Wishes = Wishes()
+    """What the experiment says of its tables."""
 
     @property
     def runs(self) -> list[RunRecord]:
         """Of all rows."""
         return [run for row in self.rows for run in row.runs]
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The metrics that the experiment names, of those that there are."""
+        return tuple(name for name in dict.fromkeys(self.wishes.shows) if name in self.metrics)
+
     def leading(self, most: int) -> tuple[str, ...]:
-        """The metrics that a table shows which has room for so many, unless the experiment names them."""
-        return tuple(name for name in self.asked if name in self.metrics) or self.metrics[:most]
+        """The metrics that the experiment names, else the first `most`."""
+        return self.asked or self.metrics[:most]
 
     def label(self, run: RunRecord) -> str:
         """The run's folder below what holds all of them."""
@@ -76,11 +81,9 @@ def collect(*directories: Path, by_seed: bool = False) -> Results:
         rows += [Row(values, part) for part in parts]
         rows += [Row(values, (run,), run.remark) for run in group if run.remark]
     metrics = in_order({name for run in runs for name in run.metrics})
-    shows = {stated_by(run).shows for run in runs if run.config}
-    asked = shows.pop() if len(shows) == 1 else ()
     one = len(directories) == 1
     directory = directories[0] if one else Path(commonpath([folder.absolute() for folder in directories]))
-    return Results(directory, by_seed, options, metrics, tuple(rows), asked)
+    return Results(directory, by_seed, options, metrics, tuple(rows), wishes_of(runs))
 
 
 def varying_options(runs: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ SUMMARY = "summary.txt"
 """What a job of a sweep would have printed at its end, had it been alone."""
 ROUTERS = "router.svg"
 """Picture of what the mixtures of experts of a finished run did."""
+UNREAD = "nobody reads the output any longer"
+"""Why a run failed whose output was a pipe to a program that ended."""
 HUGGING_FACE = "hugging_face"
 """Folder with the files of an imported model that only an export needs."""
 PACKAGES = (

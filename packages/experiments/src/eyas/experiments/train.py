@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
@@ -13,6 +14,7 @@ from eyas.experiments.dry_run import print_dry_run
 from eyas.experiments.hold import hold
 from eyas.experiments.loaded import load_job
 from eyas.experiments.multirun import Uncomposed
+from eyas.experiments.run_config import RunConfig
 from eyas.experiments.sweep import Sweep
 from eyas.experiments.workers import JOINED, WORKER, claim_with_data, start
 from eyas.parallel.environment import joined
@@ -52,6 +54,15 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
     return 0
 
 
+def print_card(run: RunConfig, folder: Path) -> None:
+    """Prints what the run learns from. A run whose output nobody reads has failed, and says so elsewhere."""
+    try:
+        print("\n".join(card_lines(run.data, run_folder.read_data(folder))), flush=True)
+    except BrokenPipeError as error:
+        run_folder.write_status(folder, "failed", run_folder.UNREAD)
+        raise EyasError(f"{run_folder.UNREAD} (run folder: {folder})") from error
+
+
 def train_one(job: Job, *, dry_run: bool) -> None:
     """Checks and runs one configuration."""
     config, run = load_job(job)
@@ -59,7 +70,7 @@ def train_one(job: Job, *, dry_run: bool) -> None:
         print_dry_run(run)
         return
     folder = claim_with_data(job.folder, run, config, job.overrides, job.command)
-    if run.drawn_task is None:
-        print("\n".join(card_lines(run.data, run_folder.read_data(folder))), flush=True)
     with hold(folder, "trained"):
+        if run.drawn_task is None:
+            print_card(run, folder)
         start(folder, run, folder / run_folder.CONFIG)

@@ -48,31 +48,46 @@ def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
     if not rows or (rule.against is not None and not rivals):
         return Verdict(text, "undecided", "no run is selected")
     relation = RELATIONS[rule.relation]
-    sides = [side for pair in _pairs(rule, rows, rivals) for side in _sides(rule, *pair, logged)]
-    known = [(left, right, side) for side in sides for left, right in side.both()]
-    unknown = len(sides) - len(known)
+    compared = [one for pair in _pairs(rule, rows, rivals) for one in _comparisons(rule, *pair, logged)]
+    known = [(one.left, one.right, one) for one in compared if one.left is not None and one.right is not None]
+    unknown = len(compared) - len(known)
     if not known:
         return Verdict(text, "undecided", _absent(rule))
     margin = 1 if rule.relation in ("<", "<=") else -1
-    left, right, side = max(known, key=lambda known: _last(margin * (known[0] - known[1])))
-    when = f" at step {side.step}" if rule.step == "every" else ""
-    tightest = f"{rule.metric} {left:.4g} against {right:.4g} in {_names(results, side.row)}{when}"
+    left, right, closest = max(known, key=lambda one: _last(margin * (one[0] - one[1])))
+    when = f" at step {closest.step}" if rule.step == "every" else ""
+    tightest = f"{rule.metric} {left:.4g} against {right:.4g} in {_names(results, closest.row)}{when}"
     reason = tightest if len(known) == 1 else f"closest of {len(known)}: {tightest}"
     if not all(relation(left, right) for left, right, _ in known):
         return Verdict(text, "failed", reason)
     if unknown:
-        return Verdict(text, "undecided", f"{reason}; {unknown} of {len(sides)} without results")
+        return Verdict(text, "undecided", f"{reason}; {unknown} of {len(compared)} without results")
+    if absent := absent_values(stating, (*rule.where, *(rule.against or ()))):
+        return Verdict(text, "undecided", f"{reason}; no run has {' or '.join(absent)}")
     return Verdict(text, "passed", reason)
 
 
 def matches(row: Row, selection: Selection) -> bool:
     """Whether the row's options have the selected values, or one of several with | in between; spaces and quotes do not
     matter."""
+    return all(
+        _has(row, name, value) or any(_has(row, name, one) for one in value.split("|")) for name, value in selection
+    )
 
-    def fits(name: str, value: str) -> bool:
-        return _plain(option(row.runs[0], name)) in (_plain(value), *_plain(value).split("|"))
 
-    return all(fits(name, value) for name, value in selection)
+def absent_values(rows: Sequence[Row], selection: Selection) -> list[str]:
+    """Of several values with | in between, those that no row has."""
+    return [
+        f"{name}={one}"
+        for name, value in selection
+        if not any(_has(row, name, value) for row in rows)
+        for one in value.split("|")
+        if not any(_has(row, name, one) for row in rows)
+    ]
+
+
+def _has(row: Row, name: str, value: str) -> bool:
+    return _plain(option(row.runs[0], name)) == _plain(value)
 
 
 def _pairs(rule: Rule, rows: Sequence[Row], rivals: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
@@ -83,7 +98,7 @@ def _pairs(rule: Rule, rows: Sequence[Row], rivals: Sequence[Row]) -> Iterator[t
 
 
 @dataclass(frozen=True)
-class _Side:
+class _Comparison:
     """What a rule compares once; None where it is not there."""
 
     row: Row
@@ -91,23 +106,23 @@ class _Side:
     right: float | None
     step: int | None = None
 
-    def both(self) -> list[tuple[float, float]]:
-        return [] if self.left is None or self.right is None else [(self.left, self.right)]
 
-
-def _sides(rule: Rule, row: Row, rival: Row, logged: Logged) -> Iterator[_Side]:
+def _comparisons(rule: Rule, row: Row, rival: Row, logged: Logged) -> Iterator[_Comparison]:
     """What the rule compares of a row and its rival: once, or at every step that both have logged."""
     if rule.step != "every":
-        yield _Side(row, _mean(row, rule.metric, rule.step, logged), _bound(rule, rival, rule.step, logged))
+        yield _Comparison(row, _mean(row, rule.metric, rule.step, logged), _bound(rule, rival, rule.step, logged))
+        return
+    if row.remark or rival.remark:
+        yield _Comparison(row, None, None)
         return
     named = [(run, rule.metric) for run in row.runs]
     if rule.bound_metric is not None:
         named += [(run, rule.bound_metric) for run in rival.runs]
     steps = sorted(set.intersection(*(set(logged(run.path, metric)) for run, metric in named)))
     for step in steps:
-        yield _Side(row, _mean(row, rule.metric, step, logged), _bound(rule, rival, step, logged), step)
+        yield _Comparison(row, _mean(row, rule.metric, step, logged), _bound(rule, rival, step, logged), step)
     if not steps:
-        yield _Side(row, None, None)
+        yield _Comparison(row, None, None)
 
 
 def _bound(rule: Rule, rival: Row, step: int | None, logged: Logged) -> float | None:

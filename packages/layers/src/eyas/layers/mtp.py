@@ -48,7 +48,7 @@ class Depth(nn.Module):
         """h, embedded: (s, B, D). Returns the same shape, normed: for the head, and for the next depth. For dropout the
         blocks are numbered from `first_block` on."""
         x_sBD = self.joined(h_sBD, embedded_sBD)
-        for number, block in enumerate(self.placed_blocks(), first_block):
+        for number, block in enumerate(self.in_order(), first_block):
             x_sBD = x_sBD + dropout(number, block.output(x_sBD, context))
         return self.final_norm(x_sBD)
 
@@ -59,19 +59,19 @@ class Depth(nn.Module):
 
     def initial_state(self, batch: int) -> list[list[object]]:
         """Decoding state of every block, for `batch` sequences."""
-        return [block.initial_state(batch) for block in self.placed_blocks()]
+        return [block.initial_state(batch) for block in self.in_order()]
 
     def prefill(
         self, h_SBD: Tensor, embedded_SBD: Tensor, states: list[list[object]], context: Context
     ) -> tuple[Tensor, list[list[object]]]:
         """`forward` of several tokens behind those that made the states; also returns the next states."""
         x_SBD, after = self.joined(h_SBD, embedded_SBD), []
-        for block, state in zip(self.placed_blocks(), states, strict=True):
+        for block, state in zip(self.in_order(), states, strict=True):
             x_SBD, state = block.further(x_SBD, state, context)
             after.append(state)
         return self.final_norm(x_SBD), after
 
-    def placed_blocks(self) -> list[Block]:
+    def in_order(self) -> list[Block]:
         """The depth's blocks in order."""
         return list(self.blocks)  # type: ignore[arg-type]  # torch's container knows modules alone
 

@@ -37,7 +37,8 @@ def mark(model: nn.Module, layout: Layout, *, tied: bool, tied_copy: bool) -> No
 
 
 def main_gradient(parameter: Tensor) -> Tensor:
-    """A weight's gradient as summed over microbatches and replicas, which Megatron-Core keeps as an attribute."""
+    """A weight's gradient as summed over microbatches and replicas, which Megatron-Core keeps as an attribute of what
+    is not frozen."""
     noted: Any = parameter
     gradient: Tensor = noted.main_grad
     return gradient

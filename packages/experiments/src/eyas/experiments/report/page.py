@@ -62,7 +62,7 @@ def _header(gathered: Gathered, title: str) -> Markup:
     runs = gathered.results.runs
     states = Counter(run.state for run in runs)
     told = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    about = f"{len(runs)} runs ({told}) in {len(gathered.results.rows)} rows · {datetime.now():%Y-%m-%d %H:%M}"
+    about = f"{len(runs)} runs ({told}) · {datetime.now():%Y-%m-%d %H:%M}"
     theme = element("button", "Light or dark", type="button", id="theme", class_="action")
     return element("header", element("h1", title), theme, element("p", about, class_="note"))
 

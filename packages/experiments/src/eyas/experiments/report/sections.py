@@ -74,7 +74,7 @@ def routers_section(gathered: Gathered, page: Path) -> Markup | None:
         )
         for run, svg in gathered.routers
     ]
-    note = "Of each row of the table, the first run."
+    note = "Of runs that differ in the seed alone, the first."
     if gathered.routers_left_out:
         note += f" {gathered.routers_left_out} more are left out; finished runs keep theirs as router.svg."
     return element(

@@ -35,12 +35,13 @@ function makeTable(table) {
   byId("filter").addEventListener("input", (event) => {
     const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of table.tBodies[0].rows) {
-      const text = line.textContent.toLowerCase();
-      line.hidden = !words.every((word) => text.includes(word));
-      for (const row of drawnRows(line)) {
-        row.listed = !line.hidden;
+      const about = drawnRows(line);
+      for (const row of about) {
+        const text = `${line.textContent} ${row.label}`.toLowerCase();
+        row.listed = words.every((word) => text.includes(word));
         if (row.button) show(row, row.listed);
       }
+      line.hidden = !about.some((row) => row.listed);
     }
     redraw();
   });

@@ -26,13 +26,15 @@ MOST_LINKS = 4
 def results_section(results: Results, page: Path) -> Markup:
     """The whole section, as the experiment wants its tables; links are relative to the folder of the page."""
     drawn = {run.path: index for index, row in enumerate(results.rows) for run in row.runs}
-    results = side_by_side(results)
+    table = side_by_side(results)
     notes = [RULE, "± is the sample standard deviation over seeds."]
+    if table.options != results.options:
+        notes.append(f"What runs cost is averaged over {table.wishes.columns} too.")
     return element(
         "section",
         element("h2", "Results"),
-        element("div", _filter(), _columns(results), class_="controls"),
-        element("div", _table(results, page, drawn), class_="scroll"),
+        element("div", _filter(), _columns(table), class_="controls"),
+        element("div", _table(table, page, drawn), class_="scroll"),
         element("p", " ".join(notes), class_="note"),
         id="results",
     )
@@ -47,11 +49,10 @@ def run_link(results: Results, run: RunRecord, page: Path) -> Markup:
 def columns(results: Results) -> list[tuple[str, bool]]:
     """Every column's name, and whether it is shown from the start."""
     noted = any(row.remark for row in results.rows)
-    asked = results.leading(0)
     metrics, shown = [], 0
     for name in results.metrics:
-        usual = name not in HIDDEN and LENGTH not in name and shown < MOST_SHOWN
-        show = name in asked if asked else usual
+        usual = name.rpartition("/")[2] not in HIDDEN and LENGTH not in name and shown < MOST_SHOWN
+        show = name in results.asked if results.asked else usual
         shown += show
         metrics.append((name, show))
     options = [(name, index < MOST_OPTIONS) for index, name in enumerate(results.options)]
