@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -63,7 +64,7 @@ def print_dry_run(run: RunConfig) -> None:
 
 
 def check(run: RunConfig) -> None:
-    """Refuses what training would, for its packages or, as far as can be known, its text."""
+    """Refuses what training would: packages that are missing, and text as far as it is known before it is prepared."""
     check_installed(asked_for(run.logger))
     if run.drawn_task is None:
         check_data(run.data)
@@ -74,7 +75,7 @@ def dry_run_line(run: RunConfig) -> str:
     check(run)
     spec, layout, length = run.spec, run.layout, run.data.sequence_length
     tokens = run.trainer.batches.before(run.trainer.max_steps) * length
-    most = max(weights * bytes_per_weight(run) + kept for *_, weights, kept in held_by_ranks(run, spec))
+    most = max(held.weights * bytes_per_weight(run) + held.kept for held in held_by_ranks(run, spec))
     return (
         f"{parameters(spec):,} parameters, {training_flops(spec, length) / 1e6:,.3f} MFLOP per training token, "
         f"{tokens:,} tokens in {counted(run.trainer.max_steps, 'step')}, "
@@ -134,21 +135,31 @@ def ranks_table(run: RunConfig, spec: ModelSpec) -> Table:
     for heading in headings + ["half"] * (len(kinds) > 1):
         table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     flops = flops_in_place(spec, run.data.sequence_length)
-    for stages, half, weights, most in held_by_ranks(run, spec):
+    for held in held_by_ranks(run, spec):
         table.add_row(
-            "\n".join(map(str, stages)),
-            "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in stages),
-            f"{weights:,}",
-            "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in stages),
-            f"{weights * bytes_per_weight(run) / 2**20:,.1f}",
-            f"{most / 2**20:,.1f}",
-            *[half] * (len(kinds) > 1),
+            "\n".join(map(str, held.stages)),
+            "\n".join(f"{cut[stage].start}-{cut[stage].stop - 1}" for stage in held.stages),
+            f"{held.weights:,}",
+            "\n".join(f"{sum(flops[index] for index in cut[stage]) / 1e6:,.3f}" for stage in held.stages),
+            f"{held.weights * bytes_per_weight(run) / 2**20:,.1f}",
+            f"{held.kept / 2**20:,.1f}",
+            *[held.half] * (len(kinds) > 1),
         )
     return table
 
 
-def held_by_ranks(run: RunConfig, spec: ModelSpec) -> Iterator[tuple[Sequence[int], str, int, float]]:
-    """Of each kind of rank: its stages, its half of the ranks, its weights, and the most bytes that it keeps."""
+class HeldByRank(NamedTuple):
+    """What a rank of one kind holds."""
+
+    stages: Sequence[int]
+    half: str
+    weights: int
+    kept: float
+    """The most bytes of activations."""
+
+
+def held_by_ranks(run: RunConfig, spec: ModelSpec) -> Iterator[HeldByRank]:
+    """Each kind of rank: of every pipeline process, and of every half of the ranks that branches lie on."""
     layout = run.layout
     cut = stages_of(spec, layout, run.data.sequence_length)
     microbatches = layout.microbatches(run.trainer.global_batch, run.trainer.microbatch)
@@ -157,7 +168,8 @@ def held_by_ranks(run: RunConfig, spec: ModelSpec) -> Iterator[tuple[Sequence[in
         stages = layout.stages_of(process)
         for half, costs in held.items():
             weights = sum(costs[stage][0] for stage in stages)
-            yield stages, half, weights, most_kept(layout, process, microbatches, [costs[stage][1] for stage in stages])
+            kept = most_kept(layout, process, microbatches, [costs[stage][1] for stage in stages])
+            yield HeldByRank(stages, half, weights, kept)
 
 
 def halves(layout: Layout) -> dict[str, Coordinates]:
