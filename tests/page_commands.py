@@ -26,6 +26,8 @@ NOT_RUN = {
 ABOUT_RUNS = ("resume", "generate", "results", "report", "eval", "average", "import-hf", "export-hf")
 """Commands that need a run."""
 START = "start_from="
+DRAWN = ("recall", "mqar_gate", "hybrid_table")
+"""Experiments whose task draws its own sequences."""
 STEPS, MORE = 2, 2
 """Steps of a training, and how many a resumed one has more."""
 FEW_TESTS = "data.validation_sequences=2"
@@ -103,7 +105,8 @@ class Reader:
             return [*words, "--dry-run"]
         kept = [re.sub(r"^(trainer\.checkpoint_interval)=\d+$", r"\1=1", word) for word in words]
         short = [f"trainer.max_steps={STEPS}", "schedule.warmup_steps=0", FEW_TESTS, "trainer.validation_interval=null"]
-        if not any(word.startswith(("task=", "experiment=recall")) for word in words):
+        drawn = ("task=", *(f"experiment={name}" for name in DRAWN))
+        if not any(word.startswith(drawn) for word in words):
             short += ["data.sequence_length=32", "trainer.global_batch=4"]
             short += [] if any(word.startswith(START) for word in words) else ["data.vocab_size=300"]
             short += [] if any(word.startswith(("data=", "data.files=", "data.blend=")) for word in words) else [FILES]

@@ -85,6 +85,7 @@ def test_commands_are_accepted(path, reader):
 @pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
     pytest.importorskip("lm_eval")
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("eyas.experiments.workers.launch", forks.launch)
     typed = reader(training=True)
     typed.prepare(path)
@@ -93,11 +94,19 @@ def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
             typed.run(line)
 
 
+MADE = {
+    "quickstart": "eyas train experiment=quickstart",
+    "sweep": "eyas train -m name=sweep seed=1,2",
+    "other": "eyas train name=other",
+}
+"""What makes the runs that pages take for granted."""
+
+
 def setting(path):
-    """What a page takes for granted: the run of the README, where it speaks of one that it does not train."""
+    """What a page takes for granted: runs that it speaks of and does not train."""
     text = "\n".join(commands(path))
-    needed = "runs/quickstart" in text and "eyas train experiment=quickstart" not in text
-    return ["eyas train experiment=quickstart"] * needed
+    needed = [name for name in MADE if f"runs/{name}" in text]
+    return [MADE[name] for name in needed if not re.search(rf"eyas train .*(name|experiment)={name}\b", text)]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -72,22 +72,29 @@ def loggers(
 
 
 def wandb(folder: Path, experiment: str, runs: Path, config: Mapping[str, Any]) -> Logger:
-    """Weights & Biases, set up by its own environment variables (WANDB_PROJECT, WANDB_MODE, ...)."""
+    """Weights & Biases, set up by its own environment variables (WANDB_PROJECT, WANDB_MODE, ...). Raises ConfigError
+    where it has no key or no network."""
     import wandb as package
     from lightning.pytorch.loggers import WandbLogger
 
     known = read_ids(folder)
     identity = known.get(WANDB) or secrets.token_hex(4)
-    run = package.init(  # not left to Lightning, which passes what W&B warns of
-        name=label(folder, runs, experiment),
-        dir=folder,
-        id=identity,
-        resume="allow",
-        project=os.environ.get("WANDB_PROJECT", "eyas"),
-        group=experiment,
-        config=None if WANDB in known else dict(config),
-        settings=package.Settings(silent=True, console="off"),
-    )
+    try:
+        run = package.init(  # not left to Lightning, which passes what W&B warns of
+            name=label(folder, runs, experiment),
+            dir=folder,
+            id=identity,
+            resume="allow",
+            project=os.environ.get("WANDB_PROJECT", "eyas"),
+            group=experiment,
+            config=None if WANDB in known else dict(config),
+            settings=package.Settings(silent=True, console="off"),
+        )
+    except package.errors.Error as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"logger=wandb: {why}; WANDB_MODE=offline keeps what is logged in the run's folder"
+        ) from error
     run.define_metric(STEPS)
     run.define_metric("*", step_metric=STEPS, step_sync=True)
     write_ids(folder, known | {WANDB: identity})
