@@ -83,3 +83,12 @@ def test_wandb_works_without_a_network(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_rank_that_does_not_log_makes_no_run(tmp_path: Path) -> None:
     assert trackers.loggers(("mlflow",), tmp_path, experiment="a", runs=tmp_path, config={}, first=False) == []
+
+
+def test_weights_and_biases_without_a_key_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(ConfigError, match="^logger=wandb: No API key configured.*; WANDB_MODE=offline keeps"):
+        trackers.wandb(tmp_path / "run", "experiment", tmp_path, {})

@@ -91,10 +91,19 @@ def is_steady(lm, rows):
 
 
 def test_a_model_that_magnifies_rounding_is_told_from_one_that_does_not():
-    heads = {"kind": "gated_delta_net", "num_heads": 4, "num_key_heads": 1, "key_head_dim": 3, "conv_kernel": 1}
-    model = {"hidden_size": 12, "vocab_size": 16, "pattern": ["a", "a"], "repeat": 5, "init_std": 0.3}
-    layers = {size: {"a": heads | {"value_head_dim": size}} for size in (1, 8)}
-    steady = [is_steady(build(model | {"layers": layers[size]}, 1), tokens(16, 16, 1)) for size in (1, 8)]
+    heads = {"kind": "gated_delta_net", "num_key_heads": 1, "conv_kernel": 1}
+    layers = {
+        "a": heads | {"num_heads": 4, "key_head_dim": 4, "value_head_dim": 3},
+        "b": heads | {"num_heads": 4, "key_head_dim": 3, "value_head_dim": 1},
+        "c": heads | {"num_heads": 1, "key_head_dim": 4, "value_head_dim": 1, "conv_kernel": 2},
+    }
+    found = {"hidden_size": 12, "vocab_size": 16, "layers": layers, "init_std": 0.3, "embedding_multiplier": 1.75}
+    twice = {
+        "first": {"layers": "a+c", "writes": "aside", "shared": True},
+        "last": {"layers": "b", "reads": "aside", "shared": True, "combine": "normalised_mean"},
+    }
+    signs = found | {"pattern": ["first", "last", "first", "last", "a"], "repeat": 2, "blocks": twice}
+    steady = [is_steady(build(model, 1), tokens(16, 16, 1)) for model in (signs, found | {"pattern": ["a", "b+c"]})]
     assert steady == [False, True]
 
 
