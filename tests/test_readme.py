@@ -15,7 +15,8 @@ from page_commands import Reader, lines, why_not_run
 from page_mixer import blocks, write_page_mixer
 
 from eyas.core.registry import mixers
-from eyas.experiments.cli import build_parser, main
+from eyas.experiments.cli import main
+from eyas.experiments.command_line import build_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

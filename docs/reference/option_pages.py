@@ -10,7 +10,7 @@ from typing import Any
 from field_docs import nested, options, table
 
 from eyas.core.model import ModelConfig
-from eyas.experiments.cli import build_parser
+from eyas.experiments.command_line import build_parser
 from eyas.experiments.conf_tree import conf_folder
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.tasks import KINDS
