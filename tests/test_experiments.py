@@ -62,7 +62,7 @@ def jobs_of(*arguments):
 
 def test_the_page_lists_every_experiment():
     page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
-    assert [experiment for experiment in EXPERIMENTS if f"experiment={experiment}`" not in page] == []
+    assert [experiment for experiment in EXPERIMENTS if not re.search(rf"experiment={experiment}[` ]", page)] == []
 
 
 def test_an_experiment_runs_the_sweep_that_it_states():
@@ -83,6 +83,12 @@ def test_all_divisions_of_channels_are_swept():
     assert yaml.safe_load(f"[{stated['hydra']['sweeper']['params']['allocation.shares']}]") == [
         list(shares) for shares in every_division()
     ]
+
+
+def test_branches_begin_from_the_stable_run_of_their_seed():
+    jobs = jobs_of("experiment=schedules", "trainer.max_steps=300")
+    begun = [(job.config["schedule"]["kind"], job.config["branch_from"]) for job in jobs]
+    assert begun == [("cosine", None)] * 3 + [("wsd", f"runs/schedules_stable_{seed}") for seed in (1, 2, 3)]
 
 
 def test_every_rule_of_an_experiment_selects_a_job_of_its_sweep():
@@ -130,7 +136,7 @@ def test_a_branch_goes_on_as_the_whole_run_does(place, capsys):
         assert len(set(ended)) == 1, name
     capsys.readouterr()
     for change, message in {
-        "data.seed=7": "goes on with data.seed=1234, but here it is 7",
+        "data.seed=7": "goes on with data.seed=1234 (here 7); set it alike",
         "branch_from=runs/stable@9": "has no checkpoint of step 9 to branch from; it has 1, 2, 3, 4",
         "branch_from=runs/stable@x": "names no step behind the @",
         "branch_from=runs/stable@4 trainer.max_steps=4": "trainer.max_steps=4 leaves nothing to do",

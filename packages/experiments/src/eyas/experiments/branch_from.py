@@ -17,6 +17,8 @@ AT = "@"
 """Stands between a run folder and the step that is branched from."""
 FREE = ("name", "runs", "branch_from", "experiment", "objective", "schedule", "layout", "sample", "logger", "profile")
 """Options that a branch may change."""
+MOST_TOLD = 5
+"""Options that are named as differing."""
 FREE_OF_TRAINER = ("max_steps", "validation_interval", "checkpoint_interval", "keep_checkpoints")
 """Those of `trainer`; the others decide the order of samples, or how the optimizer's state is saved."""
 
@@ -32,7 +34,7 @@ def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
     name, at, number = str(given).partition(AT)
     if at and not number.isdecimal():
         raise ConfigError(f"branch_from={given} names no step behind the {AT}; write a number, as in runs/stable@300")
-    folder = run_folder.find(Path(name).resolve())
+    folder = run_folder.find(Path(name).resolve(), "branch_from")
     steps = config["trainer"]["max_steps"]
     step = int(number) if at else load(ScheduleConfig, config["schedule"], "schedule").before_decay(steps)
     checkpoints = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
@@ -42,8 +44,12 @@ def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
     if steps <= step:
         raise ConfigError(f"trainer.max_steps={steps} leaves nothing to do behind step {step} of branch_from; raise it")
     begun = run_folder.read_config(folder / run_folder.CONFIG)
-    for option, here, there in differences(decided(config), decided(begun)):
-        raise ConfigError(f"branch_from={given} goes on with {option}={there}, but here it is {here}; set it alike")
+    if apart := list(differences(decided(config), decided(begun))):
+        told = ", ".join(f"{option}={there} (here {here})" for option, here, there in apart[:MOST_TOLD])
+        more = f" and {len(apart) - MOST_TOLD} more" if len(apart) > MOST_TOLD else ""
+        raise ConfigError(
+            f"branch_from={given} goes on with {told}{more}; set {'it' if len(apart) == 1 else 'them'} alike"
+        )
     return found | {"branch_from": f"{folder}{AT}{step}"}
 
 

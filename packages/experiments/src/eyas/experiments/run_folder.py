@@ -118,17 +118,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return data
 
 
-def find(path: Path) -> Path:
+def find(path: Path, option: str = "") -> Path:
     """The run folder that `path` is, or the newest run in it: runs/NAME stands for its latest. Raises DataError where
-    there is none."""
+    there is none; `option` is where the path was given, if not as an argument."""
+    asked = f"{option}: " * bool(option)
     if not path.is_dir():
-        raise DataError(f"there is no folder {path}; eyas results runs lists the runs there are")
+        raise DataError(f"{asked}there is no folder {path}; eyas results runs lists the runs there are")
     if (path / CONFIG).exists():
         return path
     jobs = [config.parent for config in path.glob(f"*/*/{CONFIG}") if config.parent.name.isdigit()]
     runs = [config.parent for config in path.glob(f"*/{CONFIG}")] + jobs
     if not runs:
-        raise DataError(f"{path} is no run folder, and has none in it")
+        raise DataError(f"{asked}{path} is no run folder, and has none in it")
     return max(runs, key=lambda run: (run.relative_to(path).parts[0], int(run.name) if run in jobs else 0))
 
 

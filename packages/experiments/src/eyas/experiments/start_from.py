@@ -27,7 +27,7 @@ def with_start(job: Job) -> dict[str, Any]:
     for override in job.overrides:
         if DECIDED.match(override):
             raise ConfigError(f"start_from={start} decides the model and the tokenizer; leave out {override}")
-    folder = run_folder.find(Path(start).resolve())
+    folder = run_folder.find(Path(start).resolve(), "start_from")
     run_folder.check_checkpoint(folder, "start from; train it")
     begun = run_folder.open_run(folder)
     upcycle = load(UpcycleConfig, job.config.get("upcycle") or {}, "upcycle")
