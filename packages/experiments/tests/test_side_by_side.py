@@ -1,5 +1,7 @@
 """The values of one option as columns of the table."""
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +12,7 @@ import yaml
 from eyas.experiments.noise import best_rows
 from eyas.experiments.report.command import write_report
 from eyas.experiments.results import collect
+from eyas.experiments.results_command import print_results
 from eyas.experiments.results_table import markdown
 from eyas.experiments.side_by_side import side_by_side
 
@@ -58,6 +61,13 @@ def test_tasks_are_columns_and_what_it_cost_is_averaged_over_them(table):
     assert {"mqar/train_loss", "parameters"} <= set(joined.metrics)
     assert not {"corpus/accuracy", "mqar/parameters", "accuracy"} & set(joined.metrics)
     assert "| 6 runs | hybrid |" in markdown(joined).replace("**", "")
+
+
+def test_csv_has_a_row_for_each_configuration(table, capsys):
+    print_results(table, form="csv")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["task"], row["model"]) for row in rows[:2]] == [("t/mqar", "hybrid"), ("t/mqar", "mamba2")]
+    assert (rows[0]["accuracy"], rows[0]["excess_loss"]) == ("0.521", "")
 
 
 def test_the_best_of_each_task_is_marked(table):

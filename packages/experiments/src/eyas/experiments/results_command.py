@@ -16,17 +16,18 @@ Form = Literal["table", "csv", "md", "latex"]
 
 
 def print_results(*directories: Path, by_seed: bool = False, form: Form = "table") -> None:
-    """Prints the runs in folders: a table to read, CSV with every option and metric, Markdown or LaTeX."""
-    results = side_by_side(collect(*directories, by_seed=by_seed))
+    """Prints the runs in folders: as the experiment wants its tables, to read, in Markdown or in LaTeX; or as CSV with
+    every option and metric, and a row for each configuration."""
+    results = collect(*directories, by_seed=by_seed)
     match form:
         case "csv":
             sys.stdout.write(comma_separated(results))
         case "md":
-            sys.stdout.write(markdown(results))
+            sys.stdout.write(markdown(side_by_side(results)))
         case "latex":
-            sys.stdout.write(latex(results))
+            sys.stdout.write(latex(side_by_side(results)))
         case "table":
-            show(results, wide())
+            show(side_by_side(results), wide())
 
 
 def wide() -> Console:
