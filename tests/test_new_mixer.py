@@ -55,6 +55,7 @@ def test_new_mixer_and_that_of_the_page_pass_their_tests(made, page, installed):
     assert " passed" in run.stdout
 
 
+@pytest.mark.slow
 def test_new_mixer_is_listed_and_trains(installed, tmp_path):
     listed = eyas("layers", "--json", folder=tmp_path, PYTHONPATH=str(installed))
     layers = {layer["kind"]: layer for layer in json.loads(listed.stdout)}

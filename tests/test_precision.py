@@ -130,6 +130,7 @@ def test_bfloat16_learns_as_float32_does(curve):
     assert 0 < parting(curve, expected) < NEAR_FLOAT32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", SEVERAL.values(), ids=SEVERAL.keys())
 def test_every_layout_follows_the_curve_of_one_process(curve, layout):
     if layout.expert == 1:

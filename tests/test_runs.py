@@ -78,7 +78,7 @@ LAYOUTS = {
     "distributed": ["layout.data=2", "layout.distributed_optimizer=true"],
     "four": ["layout.tensor=2", "layout.pipeline=2"],
 }
-QUICK = ("distributed", "four")
+QUICK = ("four",)
 """Enough for every day; the others run with the slow proofs, and tests/test_layouts.py has all of them in float64."""
 
 
@@ -133,7 +133,11 @@ def wait_for(found, seconds):
 
 @pytest.mark.parametrize(
     ("overrides", "tolerance"),
-    [([], 0.0), (["layout.tensor=2"], 1e-5), pytest.param(["layout.pipeline=2"], 1e-5, marks=pytest.mark.slow)],
+    [
+        ([], 0.0),
+        pytest.param(["layout.tensor=2"], 1e-5, marks=pytest.mark.slow),
+        pytest.param(["layout.pipeline=2"], 1e-5, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_loss(place, one_process, killed, tmp_path, overrides, tolerance):
     folder = tmp_path / "resumed"
@@ -155,6 +159,7 @@ RAMPED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "tolerance"),
     [([], 0.0), (["layout.data=1", "layout.overlap=false", "layout.distributed_optimizer=false"], 1e-2)],
@@ -179,6 +184,7 @@ def ramped(place):
     return train(place, "ramped", *RAMPED)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_growing_batch_tells_what_it_has_seen(ramped):
     seen = 4 * 8 + 8 * 7 + 12 * 5
     with (ramped / "metrics.csv").open() as stream:
@@ -190,6 +196,7 @@ def test_a_run_with_a_growing_batch_tells_what_it_has_seen(ramped):
     assert losses(ramped)[-1] < losses(ramped)[0] - 0.2
 
 
+@pytest.mark.slow
 def test_a_bfloat16_run_is_continued_and_started_from(place, ramped):
     process = eyas(place, "generate", str(ramped), "--prompt", "word1 ", "--tokens", "8", "--greedy")
     out, err = process.communicate(timeout=120)
@@ -203,12 +210,14 @@ def test_a_bfloat16_run_is_continued_and_started_from(place, ramped):
     assert losses(folder)[0] < losses(ramped)[0] - 0.2, "it starts from the trained weights"
 
 
+@pytest.mark.slow
 def test_dropout_draws_the_same_under_any_layout(place):
     short = ["model.dropout=0.2", "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
     alone, several = (losses(train(place, f"dropout{n}", *short, f"layout.data={n}")) for n in (1, 2))
     assert max(abs(a - e) / e for a, e in zip(several, alone, strict=True)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_job_and_results_tell_of_it(place):
     short = [*SMALL, "trainer.max_steps=4", "trainer.checkpoint_interval=null"]
     arguments = ["data.files=text*.txt", *short, "name=sweep", "layout.tensor=1,3", "seed=1,2"]
@@ -259,6 +268,7 @@ def test_a_kept_prefix_continues_as_the_text_did(generated, tmp_path):
     assert second.startswith("word1 word2 word3")
 
 
+@pytest.mark.slow
 def test_a_run_that_predicts_further_tokens_reports_them_and_speculates(place, capsys):
     depths = ["model.pattern=[ssm+attn,ffn,/,attn,ffn,/,attn,ffn]", "model.mtp_repeated=true", "layout.pipeline=2"]
     folder = train(place, "further", *depths, "trainer.max_steps=4", "trainer.checkpoint_interval=null")
@@ -327,6 +337,7 @@ def test_a_run_starts_from_a_model_of_transformers(place, monkeypatch, capsys):
     assert f"eyas train start_from={start}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_with_experts_is_drawn_and_drawn_anew_when_it_goes_on(place):
     short = [option for option in SMALL if not option.startswith("model.")]
     small = ["model=mixtral_tiny", "model.hidden_size=32", "model.pattern=[attn,moe]", "model.repeat=1"]
@@ -353,6 +364,7 @@ def loss_before_training(start, tuned):
     return load_model(start)(batch["tokens"], batch["labels"]).mean().item()
 
 
+@pytest.mark.slow
 def test_torchrun_may_start_the_ranks(place, one_process):
     environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -64,6 +64,7 @@ def metrics_of(folder):
     return {name: value for name, value in told.items() if name.startswith(("accuracy", "loss", "validation"))}
 
 
+@pytest.mark.slow
 def test_a_run_resumed_on_another_layout_ends_with_the_same_metrics(mqar):
     (folder,) = (mqar / "runs" / "one").iterdir()
     expected = metrics_of(folder)
