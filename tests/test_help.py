@@ -11,8 +11,8 @@ from eyas.experiments.cli import main
 
 LIMIT_SECONDS = 0.5
 """Of processor time, which other programs on the machine do not stretch."""
-TABLE_LIMIT_SECONDS = 2.0
-"""Of the table of all models; most of it is torch's import."""
+TABLE_LIMIT = 1.5
+"""Processor time of the table of all models, over that of importing torch, most of it: 2 s where torch takes 1.3 s."""
 HEAVY = {"torch", "hydra", "omegaconf", "megatron", "lightning", "numpy"}
 HELP = """
 import json, sys
@@ -43,11 +43,11 @@ def test_help_comes_at_once_and_imports_nothing_heavy(arguments):
 
 
 def test_the_table_of_all_models_comes_soon_and_allocates_no_weights():
-    runs = [timed(TABLE) for _ in range(3)]
+    runs, imports = zip(*((timed(TABLE), timed("import torch")) for _ in range(3)), strict=True)
     run, _ = runs[0]
     assert "deepseek_v3" in run.stdout
     assert int(run.stderr) == 0
-    assert min(seconds for _, seconds in runs) < TABLE_LIMIT_SECONDS
+    assert min(seconds for _, seconds in runs) < TABLE_LIMIT * min(seconds for _, seconds in imports)
 
 
 def timed(program, *arguments):
