@@ -101,6 +101,7 @@ class Reader:
         if {"--dry-run", "--cfg", "--help"} & {*words}:
             return words
         words = [re.sub(r"^(hydra\.sweeper\.n_trials)=\d+$", r"\1=2", word) for word in words]
+        words = [re.sub(r"^(profile\.(?:start|steps))=\d+$", r"\1=1", word) for word in words]
         if not self.training:
             return [*words, "--dry-run"]
         kept = [re.sub(r"^(trainer\.checkpoint_interval)=\d+$", r"\1=1", word) for word in words]
@@ -116,7 +117,10 @@ class Reader:
     def longer(self, words: list[str]) -> list[str]:
         """A resume that has some steps to do."""
         done = json.loads((self.newest(words[1]) / "metrics.json").read_text())["steps"] if self.training else 0
-        return [re.sub(r"^trainer\.max_steps=\d+$", f"trainer.max_steps={done + MORE}", word) for word in words]
+        window = ["profile.start=1", "profile.steps=1"] if "profile.kind=torch" in words else []
+        return [
+            re.sub(r"^trainer\.max_steps=\d+$", f"trainer.max_steps={done + MORE}", word) for word in words
+        ] + window
 
     def interrupt(self, words: list[str]) -> None:
         """Makes the run of a command one that was interrupted before its last step."""

@@ -53,9 +53,11 @@ def plugins(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def forks():
-    started = Forks()
-    yield started
-    started.close()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WANDB_MODE", "offline")
+        started = Forks()
+        yield started
+        started.close()
 
 
 @pytest.fixture
@@ -86,7 +88,6 @@ def test_commands_are_accepted(path, reader):
 @pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_do_what_the_page_says(path, reader, forks, monkeypatch):
     pytest.importorskip("lm_eval")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("eyas.experiments.workers.launch", forks.launch)
     typed = reader(training=True)
     typed.prepare(path)
