@@ -266,7 +266,7 @@ def _empty(weight: Weight, place: Placement) -> Tensor:
 
 def _declared(tensor: T, weight: Weight, place: Coordinates) -> T:
     """The tensor, with an attribute that torch's types know nothing of."""
-    tensor.declared = Declared(weight, place)  # type: ignore[attr-defined]  # as said above
+    tensor.declared = Declared(weight, place)  # type: ignore[attr-defined]  # tensors declare no such attribute
     return tensor
 
 

@@ -93,7 +93,7 @@ class Engine:
         assert self.optimizer is not None
         with self.clock.inside(OPTIMIZER):
             for chunk in self.chunks:
-                chunk.zero_grad_buffer()  # type: ignore[operator]  # of Megatron-Core's wrapper
+                chunk.zero_grad_buffer()  # type: ignore[operator]  # chunks are in Megatron-Core's wrapper where there is an optimizer
             self.optimizer.zero_grad()
         *totals, tokens = self._totals(self._run(microbatches, forward_only=False))
         return {name: total / max(tokens, 1.0) for name, total in zip(self.losses, totals, strict=True)}

@@ -113,7 +113,7 @@ class WorkerPool:
             if not ready:
                 break
             for pipe in ready:
-                rank = waiting[pipe]  # type: ignore[index]  # wait gives back what it was given
+                rank = waiting[pipe]  # type: ignore[index]  # typed as anything that can be waited for; it is one of ours
                 try:
                     succeeded, answer = pickle.loads(self._pipes[rank].recv_bytes())
                 except (EOFError, ConnectionResetError):
