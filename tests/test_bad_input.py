@@ -43,6 +43,7 @@ TRAIN = {
     "list without brackets": ("model.pattern=ssm,ffn", r"several runs; write 'model.pattern=\[ssm,ffn\]', or add -m"),
     "unknown flag": ("--fast", "eyas train does not know '--fast'; see eyas train --help"),
     "unknown view": ("--cfg jobs", "--cfg: invalid choice: 'jobs'"),
+    "resolved without a view": ("--resolve", "--resolve says how --cfg prints; write eyas train --cfg job --resolve"),
     "view of a multirun": ("--cfg job -m seed=1,2", "--cfg runs nothing; leave out --multirun"),
     "Hydra's folder": ("hydra.run.dir=there", "'hydra.run.dir=there': run folders are named by runs and name"),
     "multirun": ("-m seed=1,2 model.hidden_siz=3", "model.hidden_siz: .*did you mean 'hidden_size'"),

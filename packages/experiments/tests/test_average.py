@@ -28,8 +28,9 @@ MODEL = {
 def a_run(name: str, *seeds: int, **model) -> str:
     """A run folder with a checkpoint of drawn weights for each seed, of steps 10, 20, ..."""
     quiet.install()
-    run = load_run({"name": name, "model": {**MODEL, **model}, "data": {"vocab_size": 270}, "start_from": "runs/x"})
-    folder = run_folder.claim(run_folder.Path("runs") / name / "first", dump(run), [])
+    begun = {"start_from": "runs/x", "branch_from": "runs/y@3"}
+    run = load_run({"name": name, "model": {**MODEL, **model}, "data": {"vocab_size": 270}, **begun})
+    folder = run_folder.claim(run_folder.Path("runs") / name / "first", dump(run))
     train_tokenizer(iter(["falcons hunt from the fist"] * 20), 270).save(str(folder / run_folder.TOKENIZER))
     for index, seed in enumerate(seeds, 1):
         with alone():
@@ -76,6 +77,8 @@ def test_the_average_is_the_arithmetic_mean(here, capsys):
 
 def test_it_is_generated_from_exported_and_started_from(here, capsys):
     folder = averaged(capsys, a_run("one", 1, 2))
+    of_others = run_folder.open_run(run_folder.Path(folder))
+    assert (of_others.start_from, of_others.branch_from) == (None, None)
     assert main(["generate", folder, "--tokens", "2"]) == 0
     assert main(["export-hf", folder, "exported"]) == 0
     for number in range(8):

@@ -44,7 +44,7 @@ def run(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("evaluated")
     config = load_run({"runs": str(place), "model": MODEL, "data": {"vocab_size": VOCABULARY}})
-    folder = run_folder.claim(place / "run", dump(config), [])
+    folder = run_folder.claim(place / "run", dump(config))
     train_tokenizer(iter(TEXTS), VOCABULARY).save(str(folder / run_folder.TOKENIZER))
     quiet.install()
     model = HybridLM(config.spec).initialise(1)

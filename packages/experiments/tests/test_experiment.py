@@ -18,10 +18,10 @@ from eyas.experiments.experiment import ExperimentConfig, Rule, read_rule
             Rule("mqar/accuracy@256", ">", 1, None, 0.5, 500, (("model", "hybrid"),)),
         ),
         (
-            "accuracy >= accuracy + 0.5 where model.pattern=[ssm, attn] and seed=1 against model.pattern=[ssm]",
+            "accuracy >= accuracy + 0.5 where model.pattern=[ssm, attn] and model.repeat=1 against model.pattern=[ssm]",
             Rule(
                 "accuracy", ">=", 1, "accuracy", 0.5, None,
-                (("model.pattern", "[ssm, attn]"), ("seed", "1")), (("model.pattern", "[ssm]"),),
+                (("model.pattern", "[ssm, attn]"), ("model.repeat", "1")), (("model.pattern", "[ssm]"),),
             ),
         ),
         (
@@ -45,6 +45,10 @@ def test_a_rule_is_read(text, rule):
         ("accuracy >= 0.9 where model", "'model' selects nothing; write OPTION=VALUE"),
         ("accuracy >= 0.9 where model=a|", "'model=a|' selects nothing; write OPTION=VALUE"),
         ("accuracy >= 0.9 against all", "give a metric as its bound"),
+        ("accuracy >= accuracy + -0.3 against all", "cannot be read; write METRIC"),
+        ("accuracy >= 0.9 where model=a at step 5", "'at step' stands in the wrong place; write METRIC"),
+        ("accuracy >= accuracy against model=a where model=b", "'where' stands in the wrong place"),
+        ("accuracy >= 0.9 where model=a and seed=1", "means over seeds; leave out seed=1"),
     ],
 )
 def test_what_is_no_rule_is_refused_by_its_place(text, message):

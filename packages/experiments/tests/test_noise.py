@@ -20,7 +20,7 @@ def results(metric, *rows):
     made = [
         Row((str(i),), tuple(RunRecord(Path("run"), metrics={metric: v}) for v in row)) for i, row in enumerate(rows)
     ]
-    return Results(Path(), False, ("model",), (metric,), tuple(made))
+    return Results(Path(), ("model",), (metric,), tuple(made))
 
 
 def marked(metric, *rows):
@@ -115,5 +115,5 @@ def test_the_best_is_the_best_of_its_task():
         for kind, pair in accuracies.items()
         for a in pair
     ]
-    best = best_rows(Results(Path(), False, ("task",), ("accuracy",), tuple(rows)), "accuracy")
+    best = best_rows(Results(Path(), ("task",), ("accuracy",), tuple(rows)), "accuracy")
     assert best == [rows[0], rows[2]]

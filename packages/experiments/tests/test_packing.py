@@ -3,11 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eyas.core.errors import ConfigError
 from eyas.core.labels import IGNORED
 from eyas.experiments.packing import pack
+from eyas.experiments.run_config import load_run
 from eyas.experiments.windows import Packed, Sequences, Windows, batch_of
 from eyas.parallel.indexed import TokenFile
 
@@ -25,6 +28,18 @@ def batch(sequences: Sequences) -> dict[str, np.ndarray]:
     rows = [(sequences, number) for number in range(sequences.all)]
     found = batch_of(rows, sequences.sequence_length, isolate_documents=True)
     return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def test_only_layers_of_the_pattern_must_keep_documents_apart() -> None:
+    layers = {
+        "attn": {"kind": "attention", "num_heads": 2, "head_dim": 4},
+        "moe": {"kind": "moe", "num_experts": 2, "top_k": 2, "intermediate_size": 8, "capacity_factor": 1.0},
+    }
+    model = {"hidden_size": 8, "vocab_size": 300, "layers": layers}
+    data = {"documents": "isolated", "files": "*.txt", "vocab_size": 300}
+    assert load_run({"model": {**model, "pattern": ["attn"]}, "data": data}).data.documents == "isolated"
+    with pytest.raises(ConfigError, match="model.layers.moe .moe. cannot keep documents apart"):
+        load_run({"model": {**model, "pattern": ["attn", "moe"]}, "data": data})
 
 
 @given(st.lists(st.integers(1, PLACES), max_size=40))

@@ -86,6 +86,33 @@ def test_failed_runs_stand_apart_with_the_first_line_of_their_error(sweep: Path)
     assert failed.values("validation_loss") == []
 
 
+def test_what_is_made_of_the_seed_is_no_difference(tmp_path: Path) -> None:
+    for number, seed in enumerate((1, 2)):
+        for start in ("", f"/runs/dense_{seed}/now/{number}"):
+            folder = tmp_path / f"{seed}{'-tuned' * bool(start)}"
+            write_run(folder, (f"seed={seed}",), {"loss": seed}, seed=seed, start_from=start, name=f"tuned_{seed}")
+            origin = {"choices": {}, "seeded": {"name": "tuned_${seed}"}}
+            if start:
+                origin["seeded"]["start_from"] = "dense_${seed}"
+            (folder / "origin.yaml").write_text(json.dumps(origin))
+    results = collect(tmp_path)
+    assert results.options == ("start_from",)
+    assert [(row.options, row.values("loss")) for row in results.rows] == [
+        (("",), [1, 2]),
+        (("dense_${seed}",), [1, 2]),
+    ]
+    (tmp_path / "1-tuned" / "origin.yaml").unlink()
+    assert len(collect(tmp_path).rows) == 3
+
+
+def test_a_file_that_the_experiment_chose_is_an_option_like_one_that_was_typed(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", (), {"loss": 1})
+    (tmp_path / "0" / "origin.yaml").write_text(json.dumps({"choices": {"task": "mqar"}, "seeded": {}}))
+    write_run(tmp_path / "1", ("task=copying",), {"loss": 2})
+    results = collect(tmp_path)
+    assert (results.options, [row.options for row in results.rows]) == (("task",), [("mqar",), ("copying",)])
+
+
 def test_by_seed_shows_every_run(sweep: Path) -> None:
     results = collect(sweep, by_seed=True)
     assert results.options == ("seed", "optimizer.lr")
@@ -168,6 +195,11 @@ def status_without_state(folder: Path) -> None:
     (folder / "status.json").write_text("{}")
 
 
+def config_that_cannot_be_opened(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").mkdir()
+
+
 def still_running(folder: Path) -> None:
     no_metrics(folder)
     (folder / "status.json").write_text('{"state": "running"}')
@@ -187,6 +219,7 @@ def gone_without_a_word(folder: Path) -> None:
         (no_status, "unknown; no status.json"),
         (half_written_config, "config.yaml damaged"),
         (config_of_another_kind, "config.yaml damaged"),
+        (config_that_cannot_be_opened, "config.yaml damaged"),
         (no_config, "no config.yaml"),
         (status_without_state, "unknown"),
         (still_running, "running"),

@@ -40,7 +40,7 @@ def run(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(resuming, "start", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     data = {"files": "texts/*.txt", "vocab_size": 262, "sequence_length": 16, "cache": "cache"}
-    folder = run_folder.claim(tmp_path / "run", {**CONFIG, "data": data}, [])
+    folder = run_folder.claim(tmp_path / "run", {**CONFIG, "data": data})
     configured = load_run({**CONFIG, "data": data})
     run_folder.write_data(folder, configured, prepare(configured.data))
     (folder / "checkpoints" / "step-00000005").mkdir(parents=True)

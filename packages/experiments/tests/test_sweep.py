@@ -17,6 +17,7 @@ from eyas.core.errors import WorkerError
 from eyas.experiments import resume, run_folder, sweep_job
 from eyas.experiments.cli import main
 from eyas.experiments.compose import Job
+from eyas.experiments.origin import Origin
 from eyas.experiments.run_records import find_runs
 from eyas.experiments.sweep import Returned
 from eyas.experiments.sweep_launch import launch
@@ -98,6 +99,17 @@ def test_a_failed_job_is_recorded_the_sweep_goes_on_and_it_is_tried_again(
     assert sweep("seed=1,2,3") == 1
     assert runs.take() == ["0", "2"]
     assert [run.remark for run in find_runs(Path("runs"))] == ["", "", "FAILED: out of luck"]
+
+
+def test_a_sweep_whose_folders_are_named_after_the_seed_is_told_as_what_holds_them_all(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.failing = {2}
+    assert sweep("name=of_${seed}", "seed=1,2") == 1
+    said, here = capsys.readouterr(), Path("runs").absolute()
+    assert f"Sweep folder: {here}\n" in said.out
+    assert f"eyas results {here} shows them beside the others" in said.err
+    assert len(find_runs(here)) == 2
 
 
 def test_an_interrupted_job_goes_on_from_its_checkpoint_and_the_rest_follows(runs: Runs) -> None:
@@ -193,13 +205,13 @@ class Lossy:
         self.batches.append(len(job_overrides))
         jobs = vars(self)["task_function"].jobs
         if len(self.batches) == 1:
-            run_folder.claim(jobs[0].folder, jobs[0].config, [])
+            run_folder.claim(jobs[0].folder, jobs[0].config)
             raise BrokenProcessPool("a worker died")
         return [Returned(None) for _ in jobs]
 
 
 def test_a_job_whose_process_is_lost_has_failed_and_the_rest_is_launched_again(tmp_path: Path) -> None:
-    job = Job({"seed": 1}, [], tmp_path, 0, [])
+    job = Job({"seed": 1}, Origin(), tmp_path, 0)
     planned = [Planned(job, number, "", job.config, folder=tmp_path / str(number)) for number in (0, 1, 2)]
     launcher = Lossy()
     launch(planned, launcher, None)

@@ -9,6 +9,7 @@ import yaml
 
 from eyas.core.errors import ConfigError
 from eyas.experiments.hold import hold, is_held
+from eyas.experiments.origin import Origin
 from eyas.experiments.run_folder import claim, clear, write_status
 from eyas.experiments.sweep_folder import SweepFolder, identity, state_of
 
@@ -19,7 +20,7 @@ def job(seed: int, **options: Any) -> dict[str, Any]:
 
 def made(folder: Path, config: dict[str, Any], state: str = "finished") -> Path:
     """A run folder, found as it is."""
-    assert claim(folder, config, []) == folder
+    assert claim(folder, config) == folder
     write_status(folder, state)
     return folder
 
@@ -100,5 +101,5 @@ def test_a_cleared_folder_can_be_claimed_again(tmp_path: Path) -> None:
     with hold(folder, "trained"):
         clear(folder)
         assert [path.name for path in folder.iterdir()] == ["writer.lock"]
-        assert claim(folder, job(1), [], ["eyas", "train"]) == folder
+        assert claim(folder, job(1), Origin(command=["eyas", "train"])) == folder
     assert json.loads((folder / "environment.json").read_text())["command"] == ["eyas", "train"]

@@ -16,6 +16,16 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return modules
 
 
+def test_a_misspelt_option_of_an_experiment_of_ones_own_is_answered_by_what_it_has(tmp_path, monkeypatch, capsys):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "recall.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /task: mqar\n  - _self_\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "experiment=recall", "task.pairz=4"]) == 2
+    assert "task.pairz: unknown option 'pairz'; did you mean 'pairs'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [["--dry-run"], ["--cfg", "job"], ["-m", "seed=1,2"]])
 def test_a_rank_does_not_wait_for_a_run_that_will_not_come(followed: list[str], flags: list[str]) -> None:
     assert main(["train", *flags]) == 0

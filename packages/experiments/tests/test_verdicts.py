@@ -14,14 +14,15 @@ AT_STEP = {3: 0.5, 5: 0.9}
 
 def row(model, *values, rules=(), remark="", metric="accuracy"):
     """A row of finished runs of a model, one for each value."""
-    config = {"model.name": model, "model.pattern": ["ssm", model], "experiment.passes": list(rules)}
+    config = {"model.name": model, "model.pattern": ["ssm", model], "model.tied": None, "model.scale": True}
+    config["experiment.passes"] = list(rules)
     runs = [RunRecord(Path(model), config, metrics={metric: v, "base": 2.0}, state="finished") for v in values]
     return Row((model,), tuple(runs or [RunRecord(Path(model), config, state="failed")]), remark)
 
 
 def verdict(rule, *rows):
     rows = [row(r.options[0], *r.values("accuracy"), rules=[rule], remark=r.remark) for r in rows]
-    results = Results(Path(), False, ("model.name",), ("accuracy",), tuple(rows))
+    results = Results(Path(), ("model.name",), ("accuracy",), tuple(rows))
     return judge_rule(rule, results, lambda run, metric: AT_STEP)
 
 
@@ -55,7 +56,15 @@ GOOD, BAD = row("good", 0.9, 1.0), row("bad", 0.1, 0.2)
         ),
         ("accuracy >= 0.99 where model.name=good|lost", "failed", "accuracy 0.95 against 0.99"),
         ("accuracy >= 0.9 where model.name=other", "undecided", "no run is selected"),
-        ("accuracy >= accuracy where model.name=good against model.name=other", "undecided", "no run is selected"),
+        ("accuracy >= accuracy where model.name=good against model.name=other", "undecided", "no other run to compare"),
+        ("accuracy >= accuracy where model.name=good against model.name=good", "undecided", "no other run to compare"),
+        ("accuracy >= 0.1 where model.tied=null and model.scale=true", "passed", "closest of 2"),
+        ("accuracy >= 0.1 where model.tied=None and model.scale=True", "passed", "closest of 2"),
+        (
+            "accuracy >= 0.1 where model.name=good|bad and model.pattern=[ssm,good]",
+            "undecided",
+            "in model.name=good; no run has model.name=bad",
+        ),
         ("recall >= 0.9", "undecided", "no finished run has recall"),
         ("accuracy is fine", "undecided", "cannot be read"),
     ],
@@ -69,9 +78,7 @@ def test_an_option_that_a_run_does_not_have_is_not_named():
     rule = "accuracy >= 0.95"
     rows = [row("good", 0.9, rules=[rule])]
     rows = [Row(("", "good"), rows[0].runs)]
-    found = judge_rule(
-        rule, Results(Path(), False, ("layout", "model.name"), ("accuracy",), tuple(rows)), lambda *_: {}
-    )
+    found = judge_rule(rule, Results(Path(), ("layout", "model.name"), ("accuracy",), tuple(rows)), lambda *_: {})
     assert found.reason == "accuracy 0.9 against 0.95 in model.name=good"
 
 
@@ -90,14 +97,21 @@ def test_what_is_no_number_fails():
 def test_a_rule_concerns_only_the_runs_that_state_it():
     one, two = "accuracy >= 0.5", "accuracy <= 0.5"
     rows = (row("good", 0.9, rules=[one]), row("bad", 0.1, rules=[two]))
-    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+    results = Results(Path(), ("model.name",), ("accuracy",), rows)
     assert [(v.rule, v.state) for v in judge(results, lambda *_: {})] == [(one, "passed"), (two, "passed")]
+
+
+def test_a_rule_that_came_with_a_later_seed_concerns_the_row():
+    rule = "accuracy >= 0.5"
+    runs = (*row("good", 0.9).runs, *row("good", 0.7, rules=[rule]).runs)
+    results = Results(Path(), ("model.name",), ("accuracy",), (Row(("good",), runs),))
+    assert [(v.rule, v.state) for v in judge(results, lambda *_: {})] == [(rule, "passed")]
 
 
 def test_every_step_is_every_one_that_all_runs_have_logged():
     rule = "loss < loss at every step where model.name=good against model.name=bad"
     rows = tuple(row(model, 0.9, 0.9, rules=[rule]) for model in ("good", "bad"))
-    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+    results = Results(Path(), ("model.name",), ("accuracy",), rows)
 
     def judged(good, bad):
         return judge_rule(rule, results, lambda path, metric: {"good": good, "bad": bad}[path.name])
@@ -108,9 +122,9 @@ def test_every_step_is_every_one_that_all_runs_have_logged():
     )  # fmt: skip
     assert judged({1: 1.0, 2: 0.7}, {1: 1.5, 2: 0.6}).state == "failed"
     rows = (row("good", 0.9, rules=[rule]), row("bad", rules=[rule], remark="running"))
-    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+    results = Results(Path(), ("model.name",), ("accuracy",), rows)
     assert judged({1: 1.0, 2: 0.5}, {1: 1.5}).reason == "no finished run has loss at any step"
     rows = tuple(row(model, 0.9, rules=[rule]) for model in ("good", "bad"))
-    results = Results(Path(), False, ("model.name",), ("accuracy",), rows)
+    results = Results(Path(), ("model.name",), ("accuracy",), rows)
     nothing = judged({1: 1.0}, {2: 0.6})
     assert (nothing.state, nothing.reason) == ("undecided", "no finished run has loss at any step")

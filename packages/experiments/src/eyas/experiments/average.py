@@ -38,7 +38,7 @@ def average(
     first = run_folder.open_run(folders[0])
     check_alike(folders)
     name = name or f"{first.name}-average"
-    run = replace(first, name=name, start_from=None, upcycle=UpcycleConfig())
+    run = replace(first, name=name, start_from=None, branch_from=None, upcycle=UpcycleConfig())
     with weights_alone(run, averaged=len(found)) as (folder, checkpoint):
         for kept in KEPT:
             if (source := folders[0] / kept).is_dir():

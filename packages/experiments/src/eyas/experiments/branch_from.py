@@ -41,6 +41,8 @@ def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
     if step not in checkpoints:
         known = ", ".join(map(str, sorted(checkpoints))) or "none"
         raise CheckpointError(f"{folder} has no checkpoint of step {step} to branch from; it has {known}")
+    if step == 0:
+        raise CheckpointError(f"{folder} holds weights alone, and no optimizer to go on with; use start_from={folder}")
     if steps <= step:
         raise ConfigError(f"trainer.max_steps={steps} leaves nothing to do behind step {step} of branch_from; raise it")
     begun = run_folder.read_config(folder / run_folder.CONFIG)

@@ -56,6 +56,8 @@ def run_train(known: argparse.Namespace, rest: list[str]) -> int:
 
     if known.cfg and (known.multirun or known.dry_run):
         raise ConfigError(f"--cfg runs nothing; leave out {'--multirun' if known.multirun else '--dry-run'}")
+    if known.resolve and not known.cfg:
+        raise ConfigError("--resolve says how --cfg prints; write eyas train --cfg job --resolve")
     check_overrides(rest)
     flags = ["--multirun"] * known.multirun + ["--cfg", known.cfg] * bool(known.cfg) + ["--resolve"] * known.resolve
     return train([*flags, *rest], dry_run=known.dry_run)

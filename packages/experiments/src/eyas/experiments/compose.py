@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +30,7 @@ from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.match import MatchConfig
 from eyas.experiments.multirun import Launch, batches, sweeper_defaults
+from eyas.experiments.origin import Origin, choices, seeded
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.run_config import RunConfig, SampleConfig, TrainerConfig
 from eyas.experiments.schedule import ScheduleConfig
@@ -60,13 +62,16 @@ class Job:
     """One configuration to run: the only one, or one of a multirun."""
 
     config: dict[str, Any]
-    overrides: list[str]
+    origin: Origin
     folder: Path
     """Where its run folder goes."""
     number: int | None
     """Place in the multirun; None outside one."""
-    command: list[str]
-    """What was typed to get it."""
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the command line gave, or a sweep's axes."""
+        return self.origin.overrides
 
 
 def compose(arguments: Sequence[str], run: Callable[[Job], None], launch: Launch | None = None) -> None:
@@ -80,18 +85,22 @@ def compose(arguments: Sequence[str], run: Callable[[Job], None], launch: Launch
     command = ["eyas", "train", *arguments]
     unresolved: list[Exception] = []
 
-    def job_of(composed: DictConfig, overrides: Sequence[str], number: int | None) -> Job:
+    def job_of(composed: DictConfig, of_hydra: HydraConf, overrides: Sequence[str], number: int | None) -> Job:
         fill_sizes(composed)
+        written = OmegaConf.to_container(composed)
+        assert isinstance(written, dict)
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
         config = {str(key): value for key, value in plain.items()}
         parts = config.get("runs", RunConfig.runs), config.get("name", RunConfig.name), now, number
         folder = Path(*(str(part) for part in parts if part is not None))
-        return Job(config, list(overrides), folder, number, command)
+        origin = Origin(list(overrides), command, choices(of_hydra.runtime.choices), dict(seeded(written)))
+        return Job(config, origin, folder, number)
 
     def only(composed: DictConfig) -> None:
         try:
-            run(job_of(composed, HydraConfig.get().overrides.task, None))
+            of_hydra = HydraConfig.get()
+            run(job_of(composed, of_hydra, of_hydra.overrides.task, None))
         except OmegaConfBaseException as error:  # not raised here: Hydra would say a line of its own
             unresolved.append(error)
 

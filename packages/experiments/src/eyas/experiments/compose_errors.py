@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eyas.core.errors import ConfigError, EyasError
 from eyas.core.nearest import unknown_name
-from eyas.experiments.compose import SCHEMAS, register_schemas
+from eyas.experiments.compose import SCHEMAS, register_schemas, search_path
 from eyas.experiments.conf_tree import conf_folder
 
 UPSTREAM = (HydraException, OmegaConfBaseException)
@@ -121,6 +121,6 @@ def chosen(overrides: Sequence[str]) -> DictConfig:
     groups = [override for override in overrides if override.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         try:
-            return compose("train", groups)
+            return compose("train", [*groups, *search_path(overrides)])
         except UPSTREAM:
             return compose("train")

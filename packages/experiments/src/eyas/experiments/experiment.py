@@ -21,21 +21,24 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from eyas.core.errors import ConfigError
+from eyas.experiments.origin import is_seed
 
 Relation = Literal["<=", ">=", "<", ">"]
 Selection = tuple[tuple[str, str], ...]
 """Options and the values that they must have."""
 
 NAME = r"[A-Za-z_][\w./@-]*"
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+NUMBER = rf"[+-]?{UNSIGNED}"
 RULE = re.compile(
     rf"(?P<metric>{NAME})\s*(?P<relation>{'|'.join(get_args(Relation))})\s*(?P<bound>.+?)"
     r"(?:\s+at\s+(?:step\s+(?P<step>\d+)|(?P<every>every\s+step)))?"
     r"(?:\s+where\s+(?P<where>.+?))?(?:\s+against\s+(?P<against>.+?))?"
 )
 BOUND = re.compile(
-    rf"(?P<number>{NUMBER})|(?:(?P<factor>{NUMBER})\s*\*\s*)?(?P<metric>{NAME})(?:\s*(?P<plus>[+-]\s*{NUMBER}))?"
+    rf"(?P<number>{NUMBER})|(?:(?P<factor>{NUMBER})\s*\*\s*)?(?P<metric>{NAME})(?:\s*(?P<plus>[+-]\s*{UNSIGNED}))?"
 )
+CLAUSE = re.compile(r"\s(at\s+(step|every)|where|against)\s")
 FORM = "METRIC >= NUMBER [at step N | at every step] [where OPTION=VALUE and ...] [against OPTION=VALUE and ...]"
 
 
@@ -105,6 +108,10 @@ def read_rule(text: str) -> Rule:
 def _selection(rule: str, text: str) -> Selection:
     conditions = [condition.partition("=") for condition in re.split(r"\s+and\s+", text.strip())]
     for name, equals, value in conditions:
+        if clause := CLAUSE.search(value):
+            raise ConfigError(f"{rule!r}: {clause[1]!r} stands in the wrong place; write {FORM}")
+        if is_seed(name.strip()):
+            raise ConfigError(f"{rule!r}: rules are about means over seeds; leave out {name + equals + value}")
         if not (name.strip() and equals and all(one.strip() for one in value.split("|"))):
             raise ConfigError(f"{rule!r}: {name + equals + value!r} selects nothing; write OPTION=VALUE")
     return tuple((name.strip(), value.strip()) for name, _, value in conditions)

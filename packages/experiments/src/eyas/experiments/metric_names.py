@@ -12,7 +12,7 @@ LENGTH = "@"
 """Stands between a metric and the sequence length that it was measured at: accuracy@256."""
 FIRST = ("validation_loss",)
 COSTS = (
-    "train_loss", "tokens_per_second", "mfu", "parameters", "active_parameters", "memory_gib",
+    "train_loss", "tokens_per_second", "mfu", "parameters", "memory_gib", "active_parameters",
     "training_flops_per_token", "training_flops_per_token_megatron", "seconds",
 )  # fmt: skip
 """In this order, behind what was learnt; all others follow by name."""

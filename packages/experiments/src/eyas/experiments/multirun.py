@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, setup_globals
@@ -21,8 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 if TYPE_CHECKING:
     from eyas.experiments.compose import Job
 
-JobOf = Callable[[DictConfig, Sequence[str], int | None], "Job"]
-"""Makes a job of what is composed, the overrides that it was composed with, and its place in the multirun."""
+JobOf = Callable[[DictConfig, HydraConf, Sequence[str], int | None], "Job"]
+"""Makes a job of what is composed, what Hydra says of it, the overrides that it was composed with, and its place in the
+multirun."""
 Launch = Callable[[list["Job"], Launcher, DictConfig], Sequence[JobReturn]]
 """Runs jobs with a launcher that was set up with a configuration of Hydra's; returns what became of each."""
 
@@ -67,7 +69,7 @@ class Batches(Launcher):
             composed.hydra.job.id = composed.hydra.job.num = number
             HydraConfig.instance().set_config(composed)
             del composed["hydra"]
-        return self.job_of(composed, overrides, number)
+        return self.job_of(composed, HydraConfig.get(), overrides, number)
 
 
 @contextmanager

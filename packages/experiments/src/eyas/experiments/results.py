@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from math import isfinite, nan
 from os.path import commonpath
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
 
 from eyas.experiments.metric_names import in_order
+from eyas.experiments.origin import is_seed
 from eyas.experiments.run_records import RunRecord, find_runs
 from eyas.experiments.stated import Wishes, wishes_of
 
@@ -27,8 +28,12 @@ class Row:
     """Why there are no results, or none to trust; empty for finished runs."""
 
     def values(self, metric: str) -> list[float]:
-        """The metric of every run that has it."""
-        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+        """The metric of each seed that has it; the mean where several runs have the same seed, of several tasks say."""
+        found: dict[object, list[float]] = {}
+        for place, run in enumerate(self.runs):
+            if metric in run.metrics:
+                found.setdefault(run.seeds or place, []).append(run.metrics[metric])
+        return [mean(values) for values in found.values()]
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,13 @@ class Results:
 
     directory: Path
     """Holds all the runs."""
-    by_seed: bool
     options: tuple[str, ...]
     metrics: tuple[str, ...]
     rows: tuple[Row, ...]
     wishes: Wishes = Wishes()
     """What the experiment says of its tables."""
+    own_metrics: tuple[str, ...] = ()
+    """The metrics as runs name them, where `metrics` are named after a column each; else empty."""
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -73,7 +79,7 @@ def collect(*directories: Path, by_seed: bool = False) -> Results:
         options = (SEED, *options)
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
-        groups.setdefault(tuple(option(run, name) for name in options), []).append(run)
+        groups.setdefault(tuple(beside_seed(run, name) for name in options), []).append(run)
     rows: list[Row] = []
     for values, group in groups.items():
         finished = tuple(run for run in group if not run.remark)
@@ -83,7 +89,7 @@ def collect(*directories: Path, by_seed: bool = False) -> Results:
     metrics = in_order({name for run in runs for name in run.metrics})
     one = len(directories) == 1
     directory = directories[0] if one else Path(commonpath([folder.absolute() for folder in directories]))
-    return Results(directory, by_seed, options, metrics, tuple(rows), wishes_of(runs))
+    return Results(directory, options, metrics, tuple(rows), wishes_of(runs))
 
 
 def varying_options(runs: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -94,7 +100,7 @@ def varying_options(runs: Sequence[RunRecord]) -> tuple[str, ...]:
     """
     readable = [run for run in runs if run.config]
     asked = dict.fromkeys(name for run in readable for name in run.overrides)
-    columns = [name for name in asked if not _is_seed(name) and len({option(run, name) for run in readable}) > 1]
+    columns = [name for name in asked if not is_seed(name) and len({beside_seed(run, name) for run in readable}) > 1]
     for name in differing_options(readable):
         if name not in columns and not _explained(readable, columns, name):
             columns.append(name)
@@ -106,22 +112,28 @@ def differing_options(runs: Sequence[RunRecord]) -> list[str]:
     values: dict[str, set[str]] = {}
     for run in runs:
         for name in run.config:
-            if not (_is_seed(name) or name.startswith(EXPERIMENT)):
+            if not (is_seed(name) or name.startswith(EXPERIMENT)):
                 values.setdefault(name, set())
     for run in runs:
         for name, found in values.items():
-            found.add(option(run, name))
+            found.add(beside_seed(run, name))
     names = [name for name, found in values.items() if len(found) > 1]
-    differing = [name for name in names if len({_beside_folder(run, option(run, name)) for run in runs}) > 1]
+    differing = [name for name in names if len({_beside_folder(run, beside_seed(run, name)) for run in runs}) > 1]
     return sorted(differing, key=lambda name: (name.count("."), name))
 
 
 def option(run: RunRecord, name: str) -> str:
-    """An option as it was resolved, or as it was asked for where it names a config group; empty where there is none."""
+    """An option as it was resolved, or the file that was chosen where it is a config group; empty where there is
+    none."""
     if name not in run.config:
-        return run.overrides.get(name, "")
+        return run.overrides.get(name) or run.choices.get(name, "")
     value = run.config[name]
     return value if isinstance(value, str) else str(value).replace("'", "")
+
+
+def beside_seed(run: RunRecord, name: str) -> str:
+    """The option; as it was written where it is made of the seed, so that it is the same for every seed."""
+    return run.seeded.get(name) or option(run, name)
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -131,15 +143,11 @@ def deviation(values: Sequence[float]) -> float | None:
     return stdev(values) if all(map(isfinite, values)) else nan
 
 
-def _is_seed(name: str) -> bool:
-    return name.rpartition(".")[2] == SEED
-
-
 def _explained(runs: Sequence[RunRecord], columns: Sequence[str], name: str) -> bool:
     groups: dict[tuple[str, ...], list[RunRecord]] = {}
     for run in runs:
-        groups.setdefault(tuple(option(run, column) for column in columns), []).append(run)
-    return all(len({_beside_folder(run, option(run, name)) for run in group}) == 1 for group in groups.values())
+        groups.setdefault(tuple(beside_seed(run, column) for column in columns), []).append(run)
+    return all(len({_beside_folder(run, beside_seed(run, name)) for run in group}) == 1 for group in groups.values())
 
 
 def _beside_folder(run: RunRecord, value: str) -> str:

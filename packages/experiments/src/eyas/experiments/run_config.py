@@ -233,7 +233,7 @@ def check_documents(spec: ModelSpec, asked: str) -> None:
             f"{asked}, but model.meta_tokens stand in front of a row, not of each of its documents; "
             "set one of them to its default"
         )
-    for name, mixer in spec.layers.items():
+    for name, mixer in spec.used_layers.items():
         if not mixer.carries_documents:
             raise ConfigError(
                 f"{asked}, but model.layers.{name} ({mixer.kind}) cannot keep documents apart; "

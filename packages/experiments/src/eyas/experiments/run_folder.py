@@ -19,12 +19,14 @@ import yaml
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments.data_card import card_page
 from eyas.experiments.hold import LOCK
+from eyas.experiments.origin import Origin
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import (
     CONFIG,
     ENVIRONMENT,
     METRICS,
+    ORIGIN,
     OVERRIDES,
     STATUS,
     resumed_config,
@@ -32,6 +34,7 @@ from eyas.experiments.run_records import (
 )
 from eyas.parallel import checkpoint_folder
 
+ONLY_VALUES = Origin()
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
 CARD = "card.md"
@@ -51,19 +54,18 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def claim(
-    wanted: Path, config: Mapping[str, Any], overrides: Sequence[str], command: Sequence[str] | None = None
-) -> Path:
+def claim(wanted: Path, config: Mapping[str, Any], origin: Origin = ONLY_VALUES) -> Path:
     """Makes the folder `wanted`, or the first free one of wanted-2, wanted-3, ..., this run's own, and writes down what
-    was asked for, with the `command` where it is not this process's own. Two runs that start together get different
-    folders."""
+    was asked for. Two runs that start together get different folders."""
     for number in count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         folder.mkdir(parents=True, exist_ok=True)
         if not _write_first(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False)):
             continue
-        (folder / OVERRIDES).write_text(yaml.safe_dump(list(overrides)))
-        write_json(folder / ENVIRONMENT, environment(sys.argv if command is None else command))
+        (folder / OVERRIDES).write_text(yaml.safe_dump(origin.overrides))
+        composed = {"choices": origin.choices, "seeded": origin.seeded}
+        (folder / ORIGIN).write_text(yaml.safe_dump(composed, sort_keys=False))
+        write_json(folder / ENVIRONMENT, environment(sys.argv if origin.command is None else origin.command))
         write_status(folder, "running")
         return folder
     raise AssertionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import yaml
 
 from eyas.core.errors import DataError
 from eyas.experiments.hold import LOCK, is_held
+from eyas.experiments.origin import is_seed
 
 CONFIG, OVERRIDES, METRICS, STATUS = "config.yaml", "overrides.yaml", "metrics.json", "status.json"
+ORIGIN = "origin.yaml"
+"""Which file of each group was chosen, and what was made of the seed."""
 CURVES, STEP = "metrics.csv", "step"
 """The metrics of every step, and the column that counts them from zero."""
 ENVIRONMENT = "environment.json"
@@ -62,6 +66,10 @@ class RunRecord:
     """Resolved options by dotted name, as the run went on with them last."""
     overrides: dict[str, str] = field(default_factory=dict)
     """What was asked for on the command line."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """The file of each group, asked for or by default."""
+    seeded: dict[str, str] = field(default_factory=dict)
+    """Options that are made of the seed, as they were written."""
     metrics: dict[str, float] = field(default_factory=dict)
     state: str = "unknown"
     """running, finished, failed, stopped where its processes have gone without a word, or unknown."""
@@ -69,6 +77,11 @@ class RunRecord:
     """First line of a failed run's error."""
     damaged: list[str] = field(default_factory=list)
     """Files that are missing or half-written."""
+
+    @cached_property
+    def seeds(self) -> tuple[tuple[str, str], ...]:
+        """What it drew with."""
+        return tuple((name, str(value)) for name, value in self.config.items() if is_seed(name))
 
     @property
     def remark(self) -> str:
@@ -105,13 +118,19 @@ def read_run(path: Path) -> RunRecord:
             run.damaged.append(f"{name} damaged")
         except FileNotFoundError:
             run.damaged.append(f"no {name}")
-        except _Damaged:
+        except (_Damaged, OSError):
             run.damaged.append(f"{name} damaged")
         return kind()
 
     run.config = dict(_flat(read(latest_config(path).name, _yaml, dict)))
     if (path / OVERRIDES).exists():
         run.overrides = dict(_override(str(text)) for text in read(OVERRIDES, _yaml, list))
+    if (path / ORIGIN).exists():
+        origin = read(ORIGIN, _yaml, dict)
+        run.choices, run.seeded = (
+            {str(option): str(value) for option, value in (origin.get(part) or {}).items()}
+            for part in ("choices", "seeded")
+        )
     status = read(STATUS, _json, dict)
     if status.get("state") == "running" and (path / LOCK).exists() and not is_held(path):
         status["state"] = "stopped"

@@ -10,6 +10,9 @@ from eyas.experiments.results import Results, Row
 from eyas.experiments.run_records import RunRecord
 from eyas.experiments.stated import Wishes
 
+UNNAMED = "(none)"
+"""The value of runs that do not say; no file of a group has brackets in its name."""
+
 
 def side_by_side(results: Results) -> Results:
     """Joins the rows that differ in the option that all runs state as `experiment.columns`. What was learnt is named
@@ -18,8 +21,9 @@ def side_by_side(results: Results) -> Results:
     """
     name, shows = results.wishes.columns, results.wishes.shows
     if name not in results.options:
-        plain = (metric if metric in results.metrics else metric.partition("/")[2] for metric in shows)
-        return replace(results, wishes=Wishes(name, tuple(plain)))
+        plain = tuple(metric if metric in results.metrics else metric.partition("/")[2] for metric in shows)
+        metrics = tuple(metric for metric in dict.fromkeys((*plain, *results.metrics)) if metric in results.metrics)
+        return replace(results, metrics=metrics, wishes=Wishes(name, plain))
     place = results.options.index(name)
     values = list(dict.fromkeys(row.options[place] for row in results.rows))
     labels = dict(zip(values, short_names(values), strict=True))
@@ -37,6 +41,7 @@ def side_by_side(results: Results) -> Results:
         metrics=tuple(metric for metric in dict.fromkeys((*asked, *columns)) if metric in there),
         rows=tuple(rows),
         wishes=Wishes(name, tuple(asked)),
+        own_metrics=results.metrics,
     )
 
 
@@ -66,5 +71,5 @@ def renamed(run: RunRecord, label: str) -> RunRecord:
 
 def short_names(values: Sequence[str]) -> list[str]:
     """The last parts of the values' paths, where those tell them apart."""
-    last = [value.rstrip("/").rpartition("/")[2] or "none" for value in values]
-    return last if len(set(last)) == len(values) else [value or "none" for value in values]
+    last = [value.rstrip("/").rpartition("/")[2] or UNNAMED for value in values]
+    return last if len(set(last)) == len(values) else [value or UNNAMED for value in values]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from os.path import commonpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -48,6 +49,7 @@ class Sweep:
         self.folders: dict[Path, SweepFolder] = {}
         """By the folder that a new sweep would get."""
         self.path: Path | None = None
+        """Holds the jobs' folders: the sweep's, or what several have in common where the seed is in their name."""
         self.held: set[Path] = set()
         self.stack = ExitStack()
 
@@ -70,7 +72,8 @@ class Sweep:
         if self.dry_run:
             return self._cost(jobs)
         planned = plan(jobs, self._folder)
-        self.path = planned[0].folder.parent
+        parents = {each.folder.parent.absolute() for each in planned}
+        self.path = planned[0].folder.parent if len(parents) == 1 else Path(commonpath(parents))
         use_folder(launcher, config, self.path)
         for each in planned:
             each.check(lambda run: check_cluster(launcher, config, run.layout))

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from eyas.core.errors import EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.hold import hold
+from eyas.experiments.origin import Origin
 from eyas.experiments.resume import go_on
 from eyas.experiments.run_config import load_run
 from eyas.experiments.sweep_folder import state_of
@@ -30,8 +31,7 @@ class SweepJob:
 
     folder: Path
     config: dict[str, Any]
-    overrides: list[str]
-    command: list[str]
+    origin: Origin
 
     def run(self) -> EyasError | None:
         """Does what is missing of the job, and says what went wrong; the run folder says so too."""
@@ -50,13 +50,13 @@ class SweepJob:
     def _begin(self) -> None:
         run = load_run(self.config)
         run_folder.clear(self.folder)
-        claim_with_data(self.folder, run, self.config, self.overrides, self.command)
+        claim_with_data(self.folder, run, self.config, self.origin)
         start(self.folder, run, self.folder / run_folder.CONFIG, on_terminal=False)
 
     def note(self, error: EyasError) -> None:
         """Leaves a run folder that says how the job failed."""
         if not (self.folder / run_folder.CONFIG).exists():
-            run_folder.claim(self.folder, self.config, self.overrides, self.command)
+            run_folder.claim(self.folder, self.config, self.origin)
         run_folder.write_status(self.folder, "failed", str(error).partition("\n")[0])
 
 

@@ -41,7 +41,7 @@ class Planned:
     @property
     def sent(self) -> SweepJob:
         """What its process must know."""
-        return SweepJob(self.folder, self.config, self.job.overrides, self.job.command)
+        return SweepJob(self.folder, self.config, self.job.origin)
 
     def check(self, law: Callable[[RunConfig], object]) -> None:
         """Notes the error that the law raises, if it applies to a run that would start."""
@@ -55,7 +55,7 @@ class Planned:
 def plan(jobs: Sequence[Job], folder_of: Callable[[Path], SweepFolder]) -> list[Planned]:
     """Checks every job and gives it a folder; `folder_of` knows the sweep's, by the folder that a new one would get.
     Raises ConfigError where another process is at a job that is not finished."""
-    overrides = what_varies([[o for o in job.overrides if o not in job.command] for job in jobs])
+    overrides = what_varies([[o for o in job.overrides if o not in (job.origin.command or [])] for job in jobs])
     planned = [Planned(job, job.number or 0, varies, job.config) for job, varies in zip(jobs, overrides, strict=True)]
     homes: dict[Path, list[Planned]] = {}
     for each in planned:

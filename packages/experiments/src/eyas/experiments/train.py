@@ -69,7 +69,7 @@ def train_one(job: Job, *, dry_run: bool) -> None:
     if dry_run:
         print_dry_run(run)
         return
-    folder = claim_with_data(job.folder, run, config, job.overrides, job.command)
+    folder = claim_with_data(job.folder, run, config, job.origin)
     with hold(folder, "trained"):
         if run.drawn_task is None:
             print_card(run, folder)

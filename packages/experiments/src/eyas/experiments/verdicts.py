@@ -17,6 +17,8 @@ from eyas.experiments.stated import stated_by
 RELATIONS: dict[Relation, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip
+YAML = {"null": "None", "true": "True", "false": "False"}
+"""As config.yaml writes them, and as tables do."""
 Logged = Callable[[Path, str], Mapping[int, float]]
 """The metric of the run in a folder at each step at which it was logged, counted from one."""
 
@@ -42,11 +44,13 @@ def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
         rule = read_rule(text)
     except ConfigError as error:
         return Verdict(text, "undecided", str(error))
-    stating = [row for row in results.rows if text in stated_by(row.runs[0]).passes]
+    stating = [row for row in results.rows if any(text in stated_by(run).passes for run in row.runs)]
     rows = [row for row in stating if matches(row, rule.where)]
     rivals = [] if rule.against is None else [row for row in stating if matches(row, rule.against)]
-    if not rows or (rule.against is not None and not rivals):
+    if not rows:
         return Verdict(text, "undecided", "no run is selected")
+    if rule.against is not None and not any(rival is not row for row in rows for rival in rivals):
+        return Verdict(text, "undecided", "there is no other run to compare with")
     relation = RELATIONS[rule.relation]
     compared = [one for pair in _pairs(rule, rows, rivals) for one in _comparisons(rule, *pair, logged)]
     known = [(one.left, one.right, one) for one in compared if one.left is not None and one.right is not None]
@@ -62,7 +66,7 @@ def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
         return Verdict(text, "failed", reason)
     if unknown:
         return Verdict(text, "undecided", f"{reason}; {unknown} of {len(compared)} without results")
-    if absent := absent_values(stating, (*rule.where, *(rule.against or ()))):
+    if absent := [*absent_values(stating, rule.where), *absent_values(stating, rule.against or ())]:
         return Verdict(text, "undecided", f"{reason}; no run has {' or '.join(absent)}")
     return Verdict(text, "passed", reason)
 
@@ -76,14 +80,13 @@ def matches(row: Row, selection: Selection) -> bool:
 
 
 def absent_values(rows: Sequence[Row], selection: Selection) -> list[str]:
-    """Of several values with | in between, those that no row has."""
-    return [
-        f"{name}={one}"
-        for name, value in selection
-        if not any(_has(row, name, value) for row in rows)
-        for one in value.split("|")
-        if not any(_has(row, name, one) for row in rows)
-    ]
+    """Of several values with | in between, those that no row has which meets the other conditions."""
+    absent = []
+    for place, (name, value) in enumerate(selection):
+        others = [row for row in rows if matches(row, selection[:place] + selection[place + 1 :])]
+        if not any(_has(row, name, value) for row in others):
+            absent += [f"{name}={one}" for one in value.split("|") if not any(_has(row, name, one) for row in others)]
+    return absent
 
 
 def _has(row: Row, name: str, value: str) -> bool:
@@ -136,9 +139,11 @@ def _mean(row: Row, metric: str, step: int | None, logged: Logged) -> float | No
     """Over seeds; None where any of them lacks it, or the run has not finished."""
     if row.remark:
         return None
-    values = row.values(metric) if step is None else [logged(run.path, metric).get(step) for run in row.runs]
+    if step is None:
+        return mean(row.values(metric)) if all(metric in run.metrics for run in row.runs) else None
+    values = [logged(run.path, metric).get(step) for run in row.runs]
     whole = [value for value in values if value is not None]
-    return mean(whole) if len(whole) == len(row.runs) else None
+    return mean(whole) if len(whole) == len(values) else None
 
 
 def _absent(rule: Rule) -> str:
@@ -153,7 +158,8 @@ def _names(results: Results, row: Row) -> str:
 
 
 def _plain(value: str) -> str:
-    return "".join(letter for letter in value if letter not in " '\"")
+    bare = "".join(letter for letter in value if letter not in " '\"")
+    return YAML.get(bare, bare)
 
 
 def _last(margin: float) -> float:

@@ -19,7 +19,7 @@ def weights_alone(run: RunConfig, **metrics: float) -> Iterator[tuple[Path, Path
     """A new folder for a run of no steps, and where its body must save the weights. The run is finished afterwards, or
     failed where the body raises."""
     wanted = Path(run.runs) / run.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder = run_folder.claim(wanted, dump(run), [])
+    folder = run_folder.claim(wanted, dump(run))
     try:
         yield folder, at_step(folder / run_folder.CHECKPOINTS, 0)
     except BaseException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.branch_from import check_tokens
+from eyas.experiments.origin import Origin
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.start_from import keep_imported_files
@@ -46,15 +47,13 @@ def check_machine(run: RunConfig) -> None:
         run.layout.check_machine(processes_here(torch.cuda.device_count()))
 
 
-def claim_with_data(
-    wanted: Path, run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str], command: Sequence[str]
-) -> Path:
+def claim_with_data(wanted: Path, run: RunConfig, config: Mapping[str, Any], origin: Origin) -> Path:
     """A folder with all that the run needs to begin, its tokens prepared; `wanted` itself where it is free."""
     check_machine(run)
     prepared = prepare(run.data) if run.drawn_task is None else None
     if prepared is not None and run.branch_from is not None:
         check_tokens(run.branch_from, prepared)
-    folder = run_folder.claim(wanted, config, overrides, command)
+    folder = run_folder.claim(wanted, config, origin)
     keep_imported_files(run.start_from, folder)
     if prepared is not None:
         run_folder.write_data(folder, run, prepared)

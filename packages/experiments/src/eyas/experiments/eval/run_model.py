@@ -51,7 +51,7 @@ class RunLM(TemplateLM):
         self.first = opening(self.text_tokenizer, self.end) or self.text_tokenizer.encode("").ids
         if longest is not None and longest <= len(self.first):
             raise ConfigError(f"--max-length={longest} leaves no token of a text; give {len(self.first) + 1} or more")
-        kept_apart = all(mixer.carries_documents for mixer in run.spec.layers.values())
+        kept_apart = all(mixer.carries_documents for mixer in run.spec.used_layers.values())
         self.batch = batch if kept_apart else 1
         self.longest = longest
         self.console = Console(file=sys.stderr)
