@@ -43,6 +43,10 @@ TRAIN = {
     "list without brackets": ("model.pattern=ssm,ffn", r"several runs; write 'model.pattern=\[ssm,ffn\]', or add -m"),
     "unknown flag": ("--fast", "eyas train does not know '--fast'; see eyas train --help"),
     "unknown view": ("--cfg jobs", "--cfg: invalid choice: 'jobs'"),
+    "runs to go on from": (
+        "experiment=upcycling",
+        "start_from: there is no folder .*upcycling_dense_1; .*; first eyas train -m experiment=upcycling_dense$",
+    ),
     "resolved without a view": ("--resolve", "--resolve says how --cfg prints; write eyas train --cfg job --resolve"),
     "view of a multirun": ("--cfg job -m seed=1,2", "--cfg runs nothing; leave out --multirun"),
     "Hydra's folder": ("hydra.run.dir=there", "'hydra.run.dir=there': run folders are named by runs and name"),
@@ -145,7 +149,7 @@ PATTERNS = {
     "stray sign": ("'model.pattern=\"ssm, attn; ffn\"'", "';'", ";"),
 }
 OTHERS = {
-    "command": ("trian", "invalid choice: 'trian'"),
+    "command": ("trian", "unknown command 'trian'; did you mean 'train'.$"),
     "no command": ("", "required: command"),
     "resume nothing": ("resume nothing", "there is no folder nothing; eyas results runs lists"),
     "resume without a checkpoint": ("resume unfinished", "unfinished has no complete checkpoint"),

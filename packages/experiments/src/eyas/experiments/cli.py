@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from eyas.core.errors import ConfigError, EyasError
+from eyas.core.nearest import unknown_name
 from eyas.experiments.command_line import build_parser
 
 BETWEEN_TEXTS = "\n---\n"
@@ -34,8 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str] | None) -> int:
     """Runs one command; what cannot be honoured is one line on the error stream."""
-    parser = build_parser()
-    known, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
+    parser, given = build_parser(), sys.argv[1:] if arguments is None else list(arguments)
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        parser.error(unknown_name("command", given[0], COMMANDS))
+    known, rest = parser.parse_known_args(given)
     unknown = [argument for argument in rest if known.command != "train" or argument.startswith("-")]
     if unknown:
         parser.error(f"eyas {known.command} does not know {unknown[0]!r}; see eyas {known.command} --help")

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line."""
 
     def error(self, message: str) -> NoReturn:
-        hint = "" if "--help" in message else f"; see {self.prog} --help"
+        hint = "" if "--help" in message or message.endswith("?") else f"; see {self.prog} --help"
         self.exit(2, f"eyas: {message}{hint}\n")
 
 

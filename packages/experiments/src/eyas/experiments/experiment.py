@@ -50,6 +50,8 @@ class ExperimentConfig:
     """What the runs are to answer."""
     budget: str | None = None
     """What they may cost, in words."""
+    follows: str | None = None
+    """The experiment whose runs these go on from, to be trained first."""
     passes: tuple[str, ...] = ()
     """Rules such as `accuracy >= 0.95 where model=hybrid`, that the report evaluates."""
     columns: str | None = None
