@@ -48,6 +48,8 @@ def test_a_rule_is_read(text, rule):
         ("accuracy >= accuracy + -0.3 against all", "cannot be read; write METRIC"),
         ("accuracy >= 0.9 where model=a at step 5", "'at step' stands in the wrong place; write METRIC"),
         ("accuracy >= accuracy against model=a where model=b", "'where' stands in the wrong place"),
+        ("accuracy >= accuracy + 0.3 against all where model=a", "'where' stands in the wrong place"),
+        ("accuracy >= 0.9 where where model=a", "'where' stands in the wrong place"),
         ("accuracy >= 0.9 where model=a and seed=1", "means over seeds; leave out seed=1"),
     ],
 )

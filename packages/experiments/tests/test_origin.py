@@ -15,9 +15,12 @@ def test_choices_and_what_is_made_of_the_seed_are_kept(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     jobs: list[Job] = []
     compose(["experiment=upcycling", "seed=2"], jobs.append)
-    (job,) = jobs
+    compose(["experiment=upcycling_dense"], jobs.append)
+    job, dense = jobs
     assert job.overrides == ["experiment=upcycling", "seed=2"]
-    assert {"experiment": "upcycling", "model": "upcycling", "upcycle": "none"}.items() <= job.origin.choices.items()
+    assert {"experiment": "upcycling", "upcycle": "none"}.items() <= job.origin.choices.items()
+    assert dense.origin.choices["model"] == "upcycling"
+    assert "model" not in job.origin.choices  # the other run's
     assert not any(group.startswith(("hydra", "schema", "/")) for group in job.origin.choices)
     assert job.origin.seeded["start_from"] == "${runs}/upcycling_dense_${seed}"
     run = read_run(claim(tmp_path / "run", job.config, job.origin))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -101,6 +102,12 @@ def test_what_is_made_of_the_seed_is_no_difference(tmp_path: Path) -> None:
         (("",), [1, 2]),
         (("dense_${seed}",), [1, 2]),
     ]
+    shutil.copytree(tmp_path / "1-tuned", tmp_path / "3")
+    config = OmegaConf.load(tmp_path / "3" / "config.yaml")
+    config.start_from = "/runs/dense_1/later/0"
+    OmegaConf.save(config, tmp_path / "3" / "config.yaml")
+    assert [row.values("loss") for row in collect(tmp_path).rows] == [[1, 2], [1], [1], [2]]
+    shutil.rmtree(tmp_path / "3")
     (tmp_path / "1-tuned" / "origin.yaml").unlink()
     assert len(collect(tmp_path).rows) == 3
 
@@ -200,6 +207,10 @@ def config_that_cannot_be_opened(folder: Path) -> None:
     (folder / "config.yaml").mkdir()
 
 
+def half_written_origin(folder: Path) -> None:
+    (folder / "origin.yaml").write_text("choices:\n  model")
+
+
 def still_running(folder: Path) -> None:
     no_metrics(folder)
     (folder / "status.json").write_text('{"state": "running"}')
@@ -219,6 +230,7 @@ def gone_without_a_word(folder: Path) -> None:
         (no_status, "unknown; no status.json"),
         (half_written_config, "config.yaml damaged"),
         (config_of_another_kind, "config.yaml damaged"),
+        (half_written_origin, "origin.yaml damaged"),
         (config_that_cannot_be_opened, "config.yaml damaged"),
         (no_config, "no config.yaml"),
         (status_without_state, "unknown"),

@@ -101,15 +101,15 @@ def test_a_failed_job_is_recorded_the_sweep_goes_on_and_it_is_tried_again(
     assert [run.remark for run in find_runs(Path("runs"))] == ["", "", "FAILED: out of luck"]
 
 
-def test_a_sweep_whose_folders_are_named_after_the_seed_is_told_as_what_holds_them_all(
-    runs: Runs, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("batches", [[], ["hydra.sweeper.max_batch_size=1"]])
+def test_a_sweep_whose_folders_are_named_after_the_seed_tells_them_all(
+    runs: Runs, capsys: pytest.CaptureFixture[str], batches: list[str]
 ) -> None:
-    runs.failing = {2}
-    assert sweep("name=of_${seed}", "seed=1,2") == 1
-    said, here = capsys.readouterr(), Path("runs").absolute()
-    assert f"Sweep folder: {here}\n" in said.out
-    assert f"eyas results {here} shows them beside the others" in said.err
-    assert len(find_runs(here)) == 2
+    runs.failing = {1}
+    assert sweep("name=of_${seed}", "seed=1,2", *batches) == 1
+    said, (one, two) = capsys.readouterr(), sorted(Path("runs").glob("of_*/*"))
+    assert f"Sweep folder: {one}\nSweep folder: {two}\n" in said.out
+    assert f"eyas results {one} {two} shows them beside the others" in said.err
 
 
 def test_an_interrupted_job_goes_on_from_its_checkpoint_and_the_rest_follows(runs: Runs) -> None:

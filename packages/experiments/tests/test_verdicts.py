@@ -1,6 +1,7 @@
 """Rules are passed and failed by the runs that they are about."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,19 @@ def test_a_rule_that_came_with_a_later_seed_concerns_the_row():
     runs = (*row("good", 0.9).runs, *row("good", 0.7, rules=[rule]).runs)
     results = Results(Path(), ("model.name",), ("accuracy",), (Row(("good",), runs),))
     assert [(v.rule, v.state) for v in judge(results, lambda *_: {})] == [(rule, "passed")]
+
+
+@pytest.mark.parametrize("when", ["", " at step 5"])
+def test_a_seed_that_was_run_twice_counts_once(when):
+    rule = f"accuracy >= 0.5{when}"
+    found = [row("good", value, rules=[rule]).runs[0] for value in (0.1, 0.1, 0.9)]
+    runs = tuple(
+        replace(run, path=Path(str(number)), config=run.config | {"seed": seed})
+        for number, (run, seed) in enumerate(zip(found, (1, 1, 2), strict=True))
+    )
+    results = Results(Path(), ("model.name",), ("accuracy",), (Row(("good",), runs),))
+    verdict = judge_rule(rule, results, lambda path, _: {5: runs[int(path.name)].metrics["accuracy"]})
+    assert verdict.state == "passed", verdict
 
 
 def test_every_step_is_every_one_that_all_runs_have_logged():

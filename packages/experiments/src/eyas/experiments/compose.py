@@ -94,7 +94,8 @@ def compose(arguments: Sequence[str], run: Callable[[Job], None], launch: Launch
         config = {str(key): value for key, value in plain.items()}
         parts = config.get("runs", RunConfig.runs), config.get("name", RunConfig.name), now, number
         folder = Path(*(str(part) for part in parts if part is not None))
-        origin = Origin(list(overrides), command, choices(of_hydra.runtime.choices), dict(seeded(written)))
+        chosen = choices(of_hydra.runtime.choices, starts=config.get("start_from") is not None)
+        origin = Origin(list(overrides), command, chosen, dict(seeded(written)))
         return Job(config, origin, folder, number)
 
     def only(composed: DictConfig) -> None:

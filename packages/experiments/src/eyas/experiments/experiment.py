@@ -110,7 +110,7 @@ def read_rule(text: str) -> Rule:
 def _selection(rule: str, text: str) -> Selection:
     conditions = [condition.partition("=") for condition in re.split(r"\s+and\s+", text.strip())]
     for name, equals, value in conditions:
-        if clause := CLAUSE.search(value):
+        if clause := CLAUSE.search(f" {name}{equals}{value} "):
             raise ConfigError(f"{rule!r}: {clause[1]!r} stands in the wrong place; write {FORM}")
         if is_seed(name.strip()):
             raise ConfigError(f"{rule!r}: rules are about means over seeds; leave out {name + equals + value}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
-from eyas.core.errors import CheckpointError, ConfigError, DataError
+from eyas.core.errors import ConfigError, DataError
 from eyas.experiments.branch_from import with_branch
 from eyas.experiments.compose import Job
 from eyas.experiments.compose_errors import with_hint
@@ -18,10 +19,21 @@ def load_job(job: Job) -> tuple[dict[str, Any], RunConfig]:
     CheckpointError where it cannot be run."""
     try:
         config = with_branch(with_derived(with_start(job), job.overrides))
-    except (DataError, CheckpointError) as error:
-        follows = (job.config.get("experiment") or {}).get("follows")
-        raise type(error)(f"{error}; first eyas train -m experiment={follows}" if follows else str(error)) from error
+    except DataError as error:
+        if (first := what_comes_first(job)) is None:
+            raise
+        raise DataError(f"{error}; first {first}") from error
     try:
         return config, load_run(config)
     except ConfigError as error:
         raise with_hint(error, job.overrides) from error
+
+
+def what_comes_first(job: Job) -> str | None:
+    """The command that trains what the job's experiment follows; None where it follows nothing, or where the command
+    line named the run to go on from."""
+    follows = (job.config.get("experiment") or {}).get("follows")
+    if follows is None or any(override.startswith(("start_from=", "branch_from=")) for override in job.overrides):
+        return None
+    runs = [override for override in job.overrides if override.startswith("runs=")]
+    return shlex.join(["eyas", "train", "-m", f"experiment={follows}", *runs])

@@ -31,10 +31,10 @@ def is_seed(option: str) -> bool:
     return option.rpartition(".")[2] == "seed"
 
 
-def choices(of_hydra: Mapping[str, Any]) -> dict[str, str]:
-    """Of Hydra's choices, those that are ours."""
-    ours = {str(group): name for group, name in of_hydra.items() if not str(group).startswith(("hydra", "schema"))}
-    return {group: str(name) for group, name in ours.items() if name is not None}
+def choices(of_hydra: Mapping[str, Any], *, starts: bool) -> dict[str, str]:
+    """Of Hydra's choices those that are ours; without a model where the run that another `starts` from decides it."""
+    others = ("hydra", "schema", *(("model", "layer") if starts else ()))
+    return {str(group): str(name) for group, name in of_hydra.items() if name and not str(group).startswith(others)}
 
 
 def seeded(unresolved: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, str]]:

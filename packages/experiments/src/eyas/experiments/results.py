@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from os.path import commonpath
 from pathlib import Path
@@ -29,11 +29,15 @@ class Row:
 
     def values(self, metric: str) -> list[float]:
         """The metric of each seed that has it; the mean where several runs have the same seed, of several tasks say."""
+        return self.of_seeds([run.metrics.get(metric) for run in self.runs])
+
+    def of_seeds(self, values: Sequence[float | None]) -> list[float]:
+        """The mean over what runs of one seed have, for each seed; a value for each run."""
         found: dict[object, list[float]] = {}
-        for place, run in enumerate(self.runs):
-            if metric in run.metrics:
-                found.setdefault(run.seeds or place, []).append(run.metrics[metric])
-        return [mean(values) for values in found.values()]
+        for place, (run, value) in enumerate(zip(self.runs, values, strict=True)):
+            if value is not None:
+                found.setdefault(run.seeds or place, []).append(value)
+        return [mean(alike) for alike in found.values()]
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,9 @@ class Results:
     rows: tuple[Row, ...]
     wishes: Wishes = Wishes()
     """What the experiment says of its tables."""
-    own_metrics: tuple[str, ...] = ()
-    """The metrics as runs name them, where `metrics` are named after a column each; else empty."""
+    columns_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The metrics as runs name them, and which of `metrics` they are, where those are named after columns; else empty.
+    """
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -74,6 +79,7 @@ def collect(*directories: Path, by_seed: bool = False) -> Results:
     """Reads the run in each folder, or all runs below it; runs that differ in the seed alone share a row unless
     `by_seed`."""
     runs = find_runs(*directories)
+    forget_ambiguous(runs)
     options = varying_options(runs)
     if by_seed and any(option(run, SEED) for run in runs):
         options = (SEED, *options)
@@ -129,6 +135,18 @@ def option(run: RunRecord, name: str) -> str:
         return run.overrides.get(name) or run.choices.get(name, "")
     value = run.config[name]
     return value if isinstance(value, str) else str(value).replace("'", "")
+
+
+def forget_ambiguous(runs: Sequence[RunRecord]) -> None:
+    """Has runs count by its value what is made of the seed, where one seed has several values of it: a run that was
+    trained anew in between, say."""
+    values: dict[tuple[object, ...], set[str]] = {}
+    for run in runs:
+        for name, written in run.seeded.items():
+            values.setdefault((name, written, run.seeds), set()).add(option(run, name))
+    ambiguous = {(name, written) for (name, written, _), found in values.items() if len(found) > 1}
+    for run in runs:
+        run.seeded = {name: written for name, written in run.seeded.items() if (name, written) not in ambiguous}
 
 
 def beside_seed(run: RunRecord, name: str) -> str:

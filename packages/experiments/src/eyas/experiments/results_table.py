@@ -113,16 +113,12 @@ def _for_latex(text: str) -> str:
 
 
 def _left_out(results: Results, shown: Sequence[str]) -> list[str]:
+    own = results.columns_of or {name: (name,) for name in results.metrics}
     more = {
         "options": results.options[MOST_OPTIONS:],
-        "metrics": [name for name in results.own_metrics or results.metrics if not _all_shown(results, name, shown)],
+        "metrics": [name for name, columns in own.items() if not {*columns} <= {*shown}],
     }
     return [f"More {what}, in --csv: {', '.join(names)}" for what, names in more.items() if names]
-
-
-def _all_shown(results: Results, name: str, shown: Sequence[str]) -> bool:
-    """Whether a metric of the runs is shown, in each of its columns where it has several."""
-    return all(metric in shown for metric in results.metrics if metric == name or metric.endswith(f"/{name}"))
 
 
 def _folders(results: Results, row: Row) -> str:

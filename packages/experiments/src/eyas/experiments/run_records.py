@@ -127,10 +127,11 @@ def read_run(path: Path) -> RunRecord:
         run.overrides = dict(_override(str(text)) for text in read(OVERRIDES, _yaml, list))
     if (path / ORIGIN).exists():
         origin = read(ORIGIN, _yaml, dict)
-        run.choices, run.seeded = (
-            {str(option): str(value) for option, value in (origin.get(part) or {}).items()}
-            for part in ("choices", "seeded")
-        )
+        parts = [origin.get(part) or {} for part in ("choices", "seeded")]
+        if all(isinstance(part, dict) for part in parts):
+            run.choices, run.seeded = ({str(option): str(value) for option, value in part.items()} for part in parts)
+        else:
+            run.damaged.append(f"{ORIGIN} damaged")
     status = read(STATUS, _json, dict)
     if status.get("state") == "running" and (path / LOCK).exists() and not is_held(path):
         status["state"] = "stopped"

@@ -29,7 +29,8 @@ def side_by_side(results: Results) -> Results:
     labels = dict(zip(values, short_names(values), strict=True))
     rows = joined_rows(results, place, labels)
     there = {metric for row in rows for run in row.runs for metric in run.metrics}
-    columns = [column(metric, label) for metric in results.metrics for label in labels.values()]
+    of = {metric: [column(metric, label) for label in labels.values()] for metric in results.metrics}
+    columns = [name for names in of.values() for name in names]
     asked = [
         wanted
         for metric in shows
@@ -41,7 +42,7 @@ def side_by_side(results: Results) -> Results:
         metrics=tuple(metric for metric in dict.fromkeys((*asked, *columns)) if metric in there),
         rows=tuple(rows),
         wishes=Wishes(name, tuple(asked)),
-        own_metrics=results.metrics,
+        columns_of={metric: tuple(name for name in names if name in there) for metric, names in of.items()},
     )
 
 

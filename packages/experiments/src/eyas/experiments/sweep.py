@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from os.path import commonpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -48,8 +47,8 @@ class Sweep:
         """What went wrong with each."""
         self.folders: dict[Path, SweepFolder] = {}
         """By the folder that a new sweep would get."""
-        self.path: Path | None = None
-        """Holds the jobs' folders: the sweep's, or what several have in common where the seed is in their name."""
+        self.paths: dict[Path, None] = {}
+        """The folders with the jobs' own, in order; several where names depend on what varies."""
         self.held: set[Path] = set()
         self.stack = ExitStack()
 
@@ -72,9 +71,8 @@ class Sweep:
         if self.dry_run:
             return self._cost(jobs)
         planned = plan(jobs, self._folder)
-        parents = {each.folder.parent.absolute() for each in planned}
-        self.path = planned[0].folder.parent if len(parents) == 1 else Path(commonpath(parents))
-        use_folder(launcher, config, self.path)
+        self.paths |= dict.fromkeys(each.folder.parent for each in planned)
+        use_folder(launcher, config, planned[0].folder.parent)
         for each in planned:
             each.check(lambda run: check_cluster(launcher, config, run.layout))
         shares = self._share(len({each.folder for each in planned if each.runs}), launcher, config)
@@ -90,15 +88,22 @@ class Sweep:
     def conclude(self) -> None:
         """Says where everything is. Raises the kind of error that the first failed job had."""
         failures = {number: error for number, error in self.jobs.items() if error is not None}
-        if self.path is not None:
-            if (best := self.path / BEST).exists():
+        for path in self.paths:
+            if (best := path / BEST).exists():
                 found = yaml.safe_load(best.read_text())
                 print("Best: " + " ".join(f"{name}={value}" for name, value in found.items() if name != "name"))
-            print(f"Sweep folder: {self.path}", flush=True)
+            print(f"Sweep folder: {path}", flush=True)
         for error in failures.values():
             which = f"{len(failures)} of {len(self.jobs)} jobs failed ({', '.join(map(str, failures))})"
-            again = f"; eyas results {self.path} shows them beside the others, the same command tries them again"
-            raise type(error)(which + again * (self.path is not None))
+            again = (
+                f"; eyas results {self.folders_told} shows them beside the others, the same command tries them again"
+            )
+            raise type(error)(which + again * bool(self.paths))
+
+    @property
+    def folders_told(self) -> str:
+        """As `eyas results` takes them."""
+        return " ".join(map(str, self.paths))
 
     def _folder(self, wanted: Path) -> SweepFolder:
         if wanted not in self.folders:
@@ -128,8 +133,8 @@ class Sweep:
         counts = {state: sum(each.runs and each.state == state for each in planned) for state in ("missing", "started")}
         before = sum(show.state == BEFORE for show in shown)
         print(
-            f"Sweep {self.path}: {len(planned)} jobs, {shares.count if shares else 1} at once; {before} finished "
-            f"before, {counts['started']} to go on with, {counts['missing']} to begin",
+            f"Sweep {self.folders_told}: {len(planned)} jobs, {shares.count if shares else 1} at once; "
+            f"{before} finished before, {counts['started']} to go on with, {counts['missing']} to begin",
             flush=True,
         )
         if before == len(planned):

@@ -44,7 +44,7 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
         except UPSTREAM as error:
             raise explain(error, arguments) from error
         except KeyboardInterrupt as interrupt:
-            again = f"the same command goes on with {sweep.path}" if sweep.path else str(interrupt)
+            again = f"the same command goes on with {sweep.folders_told}" if sweep.paths else str(interrupt)
             raise KeyboardInterrupt(again) from None
         except Uncomposed as job:
             raise ConfigError(f"{job}: {explain(job.why, job.overrides)}; no job was started") from job

@@ -11,7 +11,7 @@ from typing import Literal
 
 from eyas.core.errors import ConfigError
 from eyas.experiments.experiment import Relation, Rule, Selection, read_rule
-from eyas.experiments.results import Results, Row, option
+from eyas.experiments.results import Results, Row, beside_seed
 from eyas.experiments.stated import stated_by
 
 RELATIONS: dict[Relation, Callable[[float, float], bool]] = {
@@ -90,7 +90,7 @@ def absent_values(rows: Sequence[Row], selection: Selection) -> list[str]:
 
 
 def _has(row: Row, name: str, value: str) -> bool:
-    return _plain(option(row.runs[0], name)) == _plain(value)
+    return _plain(beside_seed(row.runs[0], name)) == _plain(value)
 
 
 def _pairs(rule: Rule, rows: Sequence[Row], rivals: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
@@ -139,11 +139,8 @@ def _mean(row: Row, metric: str, step: int | None, logged: Logged) -> float | No
     """Over seeds; None where any of them lacks it, or the run has not finished."""
     if row.remark:
         return None
-    if step is None:
-        return mean(row.values(metric)) if all(metric in run.metrics for run in row.runs) else None
-    values = [logged(run.path, metric).get(step) for run in row.runs]
-    whole = [value for value in values if value is not None]
-    return mean(whole) if len(whole) == len(values) else None
+    values = [run.metrics.get(metric) if step is None else logged(run.path, metric).get(step) for run in row.runs]
+    return None if None in values else mean(row.of_seeds(values))
 
 
 def _absent(rule: Rule) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from eyas.experiments.report.gather import Gathered
 from eyas.experiments.report.markup import Markup, element
 from eyas.experiments.report.table import run_link
-from eyas.experiments.results import option
+from eyas.experiments.results import beside_seed
 
 MOST_SIDE_BY_SIDE = 8
 """Rows whose differences are told column by column; of more, the values are counted."""
@@ -48,12 +48,14 @@ def differences_section(gathered: Gathered) -> Markup:
         body = element("p", "All runs have the same options, but for seeds.")
     elif len(rows) <= MOST_SIDE_BY_SIDE:
         heads = ["option", *(" ".join(results.label(run) for run in row.runs) for row in rows)]
-        body = _table(heads, [[name, *(option(row.runs[0], name) for row in rows)] for name in gathered.differences])
+        body = _table(
+            heads, [[name, *(beside_seed(row.runs[0], name) for row in rows)] for name in gathered.differences]
+        )
     else:
         runs = [run for run in results.runs if run.config]
         body = _table(
             ["option", "values (runs)"],
-            [[name, _counted(Counter(option(run, name) for run in runs))] for name in gathered.differences],
+            [[name, _counted(Counter(beside_seed(run, name) for run in runs))] for name in gathered.differences],
         )
     return element("section", element("h2", "What varies"), element("div", body, class_="scroll"), id="differences")
 
