@@ -36,6 +36,10 @@ def test_overlapped_reductions_wait_for_experts_that_no_token_reached():
     )
 
 
+def test_overlapped_reductions_wait_for_meta_tokens_on_every_tensor_rank():
+    assert_layout_changes_nothing(falcon_h1() | {"meta_tokens": 4}, OVERLAPPED["tensor"], steps=3)
+
+
 def test_an_embedding_on_two_stages_may_share_its_optimizer_state():
     assert_layout_changes_nothing(UNEVEN, Layout(pipeline=2, data=2, distributed_optimizer=True))
 

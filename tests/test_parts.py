@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from models import mixture
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
@@ -54,6 +55,16 @@ def test_a_layout_changes_nothing(layout):
 def test_a_pipeline_stage_may_have_nothing_to_train():
     tried, layout = trial("embedding", "blocks.[01]"), Layout(pipeline=2)
     assert_equal_outcomes(run(tried, layout), run(tried, Layout()), tried, layout)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_experts_may_learn_alone(distributed):
+    """Where no other weight has a gradient Megatron-Core makes an optimizer of nothing beside theirs."""
+    dense = ("embedding", "head", "norm", "final_norm", "router", "ssm", "attn")
+    tried = replace(trial(*dense), model=mixture(), dtype=torch.float32)
+    layout = Layout(data=2, distributed_optimizer=distributed)
+    assert_equal_outcomes(run(tried, layout), run(tried, Layout()), tried, layout)
+    assert_checkpoint_loads(tried, layout, layout)
 
 
 STAGES = {

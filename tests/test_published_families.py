@@ -3,6 +3,7 @@
 import pytest
 
 from eyas.core.accounting import active_parameters, parameters
+from eyas.core.model import load_model
 from eyas.experiments.catalogue import models
 
 EXACT = {
@@ -42,6 +43,18 @@ def specs():
 @pytest.mark.parametrize("name", EXACT)
 def test_parameters_are_the_published_ones_to_the_last_digit(specs, name):
     assert parameters(specs[name]) == EXACT[name]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_idle_experts_of_a_shared_block_are_counted_once_as_its_weights_are(shared):
+    experts = {"kind": "moe", "num_experts": 4, "top_k": 2, "intermediate_size": 8}
+    block = {"layers": "moe", "shared": shared}
+    model = {"hidden_size": 8, "vocab_size": 11, "layers": {"moe": experts}, "blocks": {"once": block}}
+    spec = load_model(model | {"pattern": ["once"] * 3})
+    moe = spec.layers["moe"]
+    idle = moe.parameters(8) - moe.active_parameters(8)
+    assert idle > 0
+    assert parameters(spec) - active_parameters(spec) == idle * (1 if shared else 3)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -110,6 +110,17 @@ def killed(place, one_process):
     return folder
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_end_has_not_succeeded(place):
+    process = eyas(place, "train", "data.files=text*.txt", *SMALL, "name=ended", "trainer.max_steps=2000")
+    rows = wait_for(lambda: next((place / "runs" / "ended").glob("*/metrics.csv"), None), 120)
+    wait_for(lambda: rows.read_text().count("\n") > 2 or None, 60)
+    os.kill(next(workers_of(rows.parent)), signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.partition(" (run folder")[0]) == (1, "eyas: rank 0 was killed by SIGTERM")
+    assert json.loads((rows.parent / "status.json").read_text())["state"] == "failed"
+
+
 def workers_of(folder):
     """Process numbers of the run's workers."""
     for entry in Path("/proc").iterdir():

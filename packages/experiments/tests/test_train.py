@@ -1,6 +1,7 @@
 """What the ranks of one torchrun job do before the workers start."""
 
 import pytest
+import torch
 
 from eyas.experiments import train, workers
 from eyas.experiments.cli import main
@@ -35,6 +36,14 @@ def test_a_rank_does_not_wait_for_a_run_that_will_not_come(followed: list[str], 
 def test_a_rank_follows_the_first_one(followed: list[str]) -> None:
     assert main(["train", "layout.tensor=2"]) == 0
     assert followed == [train.WORKER]
+
+
+def test_float64_is_refused_where_there_is_a_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert main(["train", "task=copying", "data=task", "sample=none", "trainer.precision=float64"]) == 2
+    assert "trainer.precision=float64 is for CPUs" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ def literal(layer, x_SBD, documents_SB=None):
         return y.reshape(length, batch, -1, c.head_dim)
 
     q, k, v = heads("q"), heads("k"), heads("v")
-    if c.key_multiplier is not None:
-        k = c.key_multiplier * k
     if c.qk_norm:
         q = q / torch.sqrt(q.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.q_norm
         k = k / torch.sqrt(k.square().mean(-1, keepdim=True) + c.norm_epsilon) * layer.k_norm
+    if c.key_multiplier is not None:
+        k = c.key_multiplier * k
     if c.rope_base is not None:
         q, k = (torch.cat([turned(t[..., : c.rotated], c), t[..., c.rotated :]], -1) for t in (q, k))
     shared = q.shape[2] // k.shape[2]

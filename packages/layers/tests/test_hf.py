@@ -196,6 +196,27 @@ def test_meta_tokens_are_refused_and_names_of_blocks_are_not():
         family_of_model(load_model(model | {"meta_tokens": 2}))
 
 
+def test_what_trains_a_model_alone_does_not_hinder_its_export():
+    model = {"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": ["attn", "ffn"], "dropout": 0.1}
+    assert family_of_model(load_model(model))[0].model_type == "llama"
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "known", "other"),
+    [
+        (transformers.Mamba2Config(), "rms_norm", True, False),
+        (transformers.BambaConfig(hidden_size=512, num_attention_heads=4), "attn_rotary_emb", 64, 32),
+    ],
+)
+def test_options_that_published_files_have_beside_transformers_own_are_known(config, option, known, other):
+    config = as_file(config)
+    config.pop(option, None)
+    family = family_of_config(config)
+    assert model_data(family, config | {option: known}) == model_data(family, config)
+    with pytest.raises(ConfigError, match=f"{option}={other} is not supported"):
+        model_data(family, config | {option: other})
+
+
 DEEPSEEK = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "n_routed_experts": 8}
 NEMOTRON = {"layers_block_type": ["moe"]}
 

@@ -9,6 +9,7 @@ from eyas.parallel import groups
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import parallel_state
 from eyas.parallel.pool import pool
+from eyas.parallel.this_rank import device_here
 
 LAYOUTS = [
     Layout(tensor=4),
@@ -108,3 +109,18 @@ def gloo_threads(layout: Layout) -> int:
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     assert any(name.startswith("pt_gloo") for name in names)
     return sum(name.startswith("gloo_tcp") for name in names)
+
+
+@pytest.mark.parametrize(("visible", "chosen"), [(4, [2]), (1, [])])
+def test_a_process_takes_its_gpu_of_those_that_it_sees(monkeypatch, visible, chosen):
+    taken, backends = [], []
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "init_process_group", backends.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1] if taken else 0)
+    groups.start_world()
+    assert (taken, backends) == (chosen, ["nccl"])
+    assert device_here() == torch.device("cuda", chosen[0] if chosen else 0)

@@ -56,10 +56,11 @@ def parameters(spec: ModelSpec) -> int:
 
 
 def active_parameters(spec: ModelSpec) -> int:
-    """Weights of the model without the experts that a token does not choose. Some publish them without the input
-    embedding too, of which a token reads one row."""
+    """Weights of the model without the experts that a token does not choose, in any one place of a shared block. Some
+    publish them without the input embedding too, of which a token reads one row."""
     return parameters(spec) - sum(
-        times * (mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size))
+        (1 if block.options.shared else times)
+        * (mixer.parameters(spec.hidden_size) - mixer.active_parameters(spec.hidden_size))
         for block, times in distinct(spec.blocks)
         for mixer in (spec.layers[name] for name in block.layers)
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.mixer_config import MixerConfig
+from eyas.core.model import ModelSpec
 from eyas.experiments import run_folder
 from eyas.experiments.stops import Stops
 from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
@@ -18,6 +20,9 @@ from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
 from eyas.layers.sampling import Sampling
 from eyas.layers.speculation import Acceptance, speculative
+
+KERNEL = "kernel"
+"""The option of a layer that says what computes it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,11 @@ def generate(
             prefix, rest = read(model, rest[0], prefix), [[]]
             states.save(prefix, save_prefix, model)
         if acceptance is None:
-            new = decode(model, prefix, rest, sampling=sampling, seed=seed, **limits)
+            new = [
+                text
+                for start, together in batches(model.spec, rest)
+                for text in decode(model, prefix, together, sampling=sampling, seed=seed + start, **limits)
+            ]
         else:
             new = [speculative(model, [*first, *prompt], acceptance=acceptance, **limits) for prompt in rest]
     texts = [
@@ -74,6 +83,15 @@ def generate(
         for prompt, continuation in zip(rest, new, strict=True)
     ]
     return Generated(texts, acceptance)
+
+
+def batches(spec: ModelSpec, prompts: Sequence[list[int]]) -> Iterator[tuple[int, Sequence[list[int]]]]:
+    """What is decoded together, each with the number of its first prompt: all prompts; or one after the other where a
+    layer's tokens depend on their neighbours, as those of experts with a capacity do."""
+    if all(layer.carries_documents for layer in spec.used_layers.values()):
+        yield 0, prompts
+    else:
+        yield from ((number, [prompt]) for number, prompt in enumerate(prompts))
 
 
 def check(
@@ -95,6 +113,19 @@ def check(
         raise ConfigError("speculation reads its prompt from the start; leave out prefixes, or --speculate")
 
 
+def on_cpu(spec: ModelSpec) -> ModelSpec:
+    """The model with kernels that a CPU has, in the place of those that only a GPU has: the same result."""
+
+    def here(layer: MixerConfig) -> MixerConfig:
+        try:
+            layer.check_device(False)
+        except ConfigError:
+            return replace(layer, **{KERNEL: "auto"}) if hasattr(layer, KERNEL) else layer
+        return layer
+
+    return replace(spec, layers={name: here(layer) for name, layer in spec.layers.items()})
+
+
 def load_model(folder: Path, saved: Path | None = None) -> HybridLM:
     """The whole model of a run's checkpoint `saved`, or of its latest one, in this process."""
     from eyas.parallel import checkpoint, quiet
@@ -107,7 +138,7 @@ def load_model(folder: Path, saved: Path | None = None) -> HybridLM:
         raise CheckpointError(
             f"{folder} has no complete checkpoint; train with trainer.checkpoint_interval, or to the end"
         )
-    model = HybridLM(run.spec)
+    model = HybridLM(on_cpu(run.spec))
     with alone():
         state = checkpoint.load({"model": checkpoint.sharded_weights(model)}, saved)
     model.load_state_dict(state["model"])

@@ -7,6 +7,7 @@ sparse ones: H100 (SXM 1,979 with sparsity, PCIe 1,513, NVL 1,671), H200 (SXM 1,
 from __future__ import annotations
 
 import math
+import re
 import time
 from typing import Literal
 
@@ -26,7 +27,8 @@ DENSE_BFLOAT16 = {
     "A100": 312.0,
 }
 """TFLOP/s by a part of the name that torch gives a GPU, the more special names first."""
-SIZE, SECONDS = 1024, 0.3
+SIZE, SIZE_ON_GPU, SECONDS = 1024, 8192, 0.3
+"""Width of what is multiplied to measure: on a GPU 1024 would be over before the next product is asked for."""
 
 
 def peak_of_all(option: Peak, dtype: torch.dtype, device: torch.device, ranks: int) -> float | None:
@@ -45,16 +47,17 @@ def peak_of_all(option: Peak, dtype: torch.dtype, device: torch.device, ranks: i
 
 def known(name: str) -> float | None:
     """Dense bfloat16 TFLOP/s of a GPU by its name; None for one that is not in the table."""
-    return next((peak for part, peak in DENSE_BFLOAT16.items() if part in name), None)
+    return next((peak for part, peak in DENSE_BFLOAT16.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def measured(dtype: torch.dtype, device: torch.device) -> float:
-    """TFLOP/s of the best of some products of square matrices in a third of a second, 1024 wide."""
-    a, b = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
+    """TFLOP/s of the best of some products of square matrices in a third of a second."""
+    size = SIZE if device.type == "cpu" else SIZE_ON_GPU
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         started = time.perf_counter()
         product = a @ b
         product[0, 0].item()  # on a GPU the product is done only when somebody reads it
         best = min(best, time.perf_counter() - started)
-    return 2 * SIZE**3 / best / 1e12
+    return 2 * size**3 / best / 1e12

@@ -42,6 +42,8 @@ class StepMetrics:
     def end(self, step: int, losses: Mapping[str, float], update: tuple[bool, float]) -> dict[str, float]:
         """The step is over: what it tells, the same on every rank. `update` is what the optimizer's step returned."""
         self.engine.clock.stop()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the optimizer's work is only queued
         seconds, memory, parts = self._over_ranks(time.perf_counter() - self.begun)
         batches = self.run.trainer.batches
         tokens, samples = batches.at(step) * self.length, batches.before(step + 1)

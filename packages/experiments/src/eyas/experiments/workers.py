@@ -32,6 +32,10 @@ def check_machine(run: RunConfig) -> None:
 
     check_installed(asked_for(run.logger))
     cuda = torch.cuda.is_available()
+    if cuda and run.trainer.precision == "float64":
+        raise ConfigError(
+            "trainer.precision=float64 is for CPUs: on a GPU Megatron-Core clips gradients in float32 alone; use that"
+        )
     run.optimizer.check_device(cuda)
     for name, layer in run.spec.used_layers.items():
         try:

@@ -241,12 +241,15 @@ class Attention(Mixer):
         c = self.config
         if c.qk_norm:
             t_SBHP = rms_norm(t_SBHP, getattr(self, f"{name}_norm"), c.norm_epsilon)
+            if name == "k" and c.key_multiplier is not None:
+                t_SBHP = t_SBHP * c.key_multiplier
         return t_SBHP if c.rope_base is None else rotate(t_SBHP, c.rope_base, first, c.rotated, c.rope_scaling)
 
     def keys_and_values(self, x_SBD: Tensor, first: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Of x, whose tokens begin at position `first`, each (S, B, K, P)."""
-        keys = self.turn("k", self.project("k", x_SBD, scale=self.config.key_multiplier), first)
-        return keys, self.project("v", x_SBD)
+        c = self.config
+        scale = None if c.qk_norm else c.key_multiplier  # a norm behind it would take it out again
+        return self.turn("k", self.project("k", x_SBD, scale), first), self.project("v", x_SBD)
 
     def attend(
         self, q_SBHP: Tensor, k_SBKP: Tensor, v_SBKP: Tensor, mask: Tensor | None, sinks_H: Tensor | None = None

@@ -154,7 +154,7 @@ def blocks(
     """Blocks of tokens; for each tap the inputs it meets (L, B, C), zero where it must not reach, and where it may."""
     (S, B, C), past = x_SBC.shape, taps - 1
     dtype = torch.promote_types(x_SBC.dtype, torch.float32)
-    length = max(past, BLOCK_ELEMENTS // (B * C), 1)
+    length = S if x_SBC.is_cuda else max(past, BLOCK_ELEMENTS // (B * C), 1)
     for start in range(0, S, length):
         stop = min(start + length, S)
         inputs = torch.cat([history_KBC, x_SBC[:stop]]) if start == 0 else x_SBC[start - past : stop]
@@ -166,7 +166,7 @@ def blocks(
 def shifts(inputs_LBC: Tensor, number_LB: Tensor | None, taps: int) -> list[tuple[Tensor, Tensor | None]]:
     length = inputs_LBC.shape[0] - taps + 1
     windows = [inputs_LBC[k : k + length] for k in range(taps)]
-    if number_LB is None or torch.equal(number_LB[0], number_LB[-1]):
+    if number_LB is None or (not number_LB.is_cuda and torch.equal(number_LB[0], number_LB[-1])):
         return [(window, None) for window in windows]
     reached = [(number_LB[k : k + length] == number_LB[taps - 1 :])[..., None] for k in range(taps)]
     return [(window.masked_fill(~mask, 0.0), mask) for window, mask in zip(windows, reached, strict=True)]

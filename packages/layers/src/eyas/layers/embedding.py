@@ -44,7 +44,8 @@ class Vocabulary(nn.Module):
         foreign = (local < 0) | (local >= self.weight.shape[0])
         rows = F.embedding(local.masked_fill(foreign, 0), self.weight).masked_fill(foreign[..., None], 0.0)
         if front_ND is not None and self.place.tensor_rank > 0:
-            front_ND = torch.zeros_like(front_ND)  # the ranks' parts are added up
+            # The ranks' parts are added up. Overlapped reductions wait for a gradient of every weight, of zeros too.
+            front_ND = front_ND * 0.0
         return context.reduce(_behind(front_ND, rows, context)) * multiplier
 
     def logits(self, h_sBD: Tensor, multiplier: float, context: Context, skip: int = 0) -> Tensor:

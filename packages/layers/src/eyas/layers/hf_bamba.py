@@ -23,13 +23,16 @@ ATTENTION_LAYERS = "attn_layer_indices"
 
 
 def complete(config: TheirConfig) -> TheirConfig:
-    """Transformers rotates half of a head's channels, whatever the config.json says."""
+    """Transformers rotates half of a head's channels, whatever the config.json says; published ones say the same."""
     config = with_mamba_head_dim(with_head_dim(with_rope(config)))
+    rotated, half = config.pop("attn_rotary_emb", None), config.get("head_dim", 0) // 2
+    if rotated not in (None, half):
+        raise ConfigError(f"config.json: attn_rotary_emb={rotated} is not supported; it must be {half}, half of a head")
     attention = config.pop(ATTENTION_LAYERS, None) or []
     types = [
         "full_attention" if i in attention else "linear_attention" for i in range(needed(config, "num_hidden_layers"))
     ]
-    return config | {LAYER_TYPES: types, ROTARY_DIM: config.get("head_dim", 0) // 2}
+    return config | {LAYER_TYPES: types, ROTARY_DIM: half}
 
 
 def finish(config: TheirConfig) -> TheirConfig:

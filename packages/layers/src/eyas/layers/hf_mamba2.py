@@ -1,11 +1,16 @@
 """Mamba-2 alone, a block a layer."""
 
+from eyas.core.errors import ConfigError
 from eyas.layers.hf import Family, Names, TheirConfig, option
 from eyas.layers.hf_tables import MODEL, UNLIMITED, expansion, mamba2_parts, with_layers, without_layers
 
 
 def complete(config: TheirConfig) -> TheirConfig:
-    """All layers are alike."""
+    """All layers are alike, and all have the norm that config.json files of transformers 4 name."""
+    if not config.pop("rms_norm", True):
+        raise ConfigError(
+            "config.json: rms_norm=False is not supported; transformers computes the norm whatever it says"
+        )
     return with_layers(config, "linear_attention")
 
 

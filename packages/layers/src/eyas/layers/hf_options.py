@@ -24,6 +24,7 @@ EVERYWHERE = frozenset({
 WITHOUT_EFFECT = frozenset({
     "kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor", "mtp_loss_weight", "mtp_repeated",
     "balance_loss", "sequence_balance_loss", "z_loss", "weigh_inside", "drop_policy", "hidden_std", "hidden_rate",
+    "dropout",
 })  # fmt: skip
 """Our options that decide how, or from where, a model is trained, and not what a trained one computes."""
 NO_OPTIONS = frozenset({"name", "layers", "pattern", "blocks", "depths"})

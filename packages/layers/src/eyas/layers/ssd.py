@@ -43,7 +43,7 @@ def ssd(
     starts_SB = None if documents_SB is None else document_starts(documents_SB)
     operands = (x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, initial_state_BHPN, starts_SB)
     match kernel:
-        case "auto" if x_SBHP.is_cuda and ssd_mamba_ssm.available():
+        case "auto" if x_SBHP.is_cuda and x_SBHP.itemsize <= 4 and ssd_mamba_ssm.available():
             return ssd_mamba_ssm.ssd_mamba_ssm(*operands, chunk_size=chunk_size)
         case "auto" | "chunked":
             return ssd_chunked(*operands, chunk_size=chunk_size)

@@ -34,6 +34,8 @@ class AfterBatch:
     def __call__(self) -> Figures:
         """The figures of all stages, on every rank."""
         found = {name: module.after_batch(self._total) for name, module in self.asked.items()}
+        if self.stages > 1:  # a tensor that another rank unpickles is on its sender's GPU
+            found = {name: {key: value.cpu() for key, value in told.items()} for name, told in found.items()}
         return {name: figures for stage in _of_all_stages(found, self.stages) for name, figures in stage.items()}
 
     def _total(self, value: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class Engine:
         """What schedules call once all gradients are computed. Where the clock runs, ranks wait for the last of them
         first, so that it is told from the reduction how long they wait; overlapped reductions are under way by then."""
         if self.clock.running and self.layout.processes > 1 and not self.layout.overlap:
-            dist.all_reduce(torch.zeros((), device=device_here().type))
+            dist.all_reduce(torch.zeros((), device=device_here()))
         with self.clock.inside(REDUCTION), region(REDUCTION):
             gradients.finalize(model, num_tokens, self.layout, **options)
 

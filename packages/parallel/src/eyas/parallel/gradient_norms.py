@@ -14,6 +14,7 @@ from eyas.core.mixer import Mixer, held
 from eyas.parallel.gradients import counts_here, main_gradient
 from eyas.parallel.layout import Layout
 from eyas.parallel.megatron import parallel_state
+from eyas.parallel.optimizer_state import with_weights
 from eyas.parallel.this_rank import device_here
 
 EMBEDDING, HEAD, OTHERS = "embedding", "head", "others"
@@ -39,14 +40,14 @@ class GradientNorms:
 
     def __call__(self) -> dict[str, float]:
         """Norms by kind, on every rank; together they are the norm of the whole gradient."""
-        together = torch.zeros(len(self.kinds), dtype=torch.float64, device=device_here().type)
+        together = torch.zeros(len(self.kinds), dtype=torch.float64, device=device_here())
         for group, which in self.groups:
             together += self._squares(which, group)
         return dict(zip(self.kinds, together.sqrt().tolist(), strict=True))
 
     def _squares(self, which: tuple[bool, ...], group: Any) -> Tensor:
         """Sum of the squares of each kind over the ranks of the group."""
-        squares = torch.zeros(len(self.kinds), dtype=torch.float64, device=device_here().type)
+        squares = torch.zeros(len(self.kinds), dtype=torch.float64, device=device_here())
         for number, kind in enumerate(self.kinds):
             gradients = [gradient(piece) for piece in self.pieces if piece[0] == kind and piece[1] in which]
             for dtype in {gradient.dtype for gradient in gradients}:
@@ -80,7 +81,7 @@ def pieces_of(model: nn.Module, optimizer: Any, layout: Layout) -> Iterator[Piec
         if not layout.distributed_optimizer:
             yield kind, weight.expert, parameter, slice(None)
             continue
-        for single in optimizer.chained_optimizers:
+        for single in with_weights(optimizer):
             if parameter in single.model_param_gbuf_map:
                 own = single._get_model_param_range_map(parameter)["param"]
                 yield kind, weight.expert, parameter, slice(own.start, own.end)

@@ -40,7 +40,7 @@ def whole_table(tables: Sequence[Tensor], rows: int, length: int, layout: Layout
     rows: sequences of this replica; length: positions of a sequence, meta tokens among them where ranks share it.
     """
     shape = len(GRADES), layout.data * rows, length
-    whole = torch.zeros(shape, dtype=torch.float64, device=device_here().type)  # the current one of several GPUs
+    whole = torch.zeros(shape, dtype=torch.float64, device=device_here())
     if tables:
         first = replica_here() * rows
         for grades in tables:

@@ -52,10 +52,10 @@ def load(optimizer: Any, weights: Weights, state: Mapping[str, Any]) -> None:
         theirs = single.sharded_state_dict(weights, is_loading=True, metadata=FULLY_RESHARDABLE)
         whole = dict_list_map_outplace(filled, theirs)
         inner = whole.get("optimizer", whole)
-        if "state" in inner:
+        if "state" in inner and not counts_by_group(single.optimizer):
             inner["state"]["common_step"] = torch.tensor(state["step"])
         for group in inner["param_groups"]:
-            group["step"] = state["step"]
+            group["step"] = int(state["step"])
         single.load_state_dict(whole)
 
 
@@ -74,9 +74,16 @@ def has_weights(single: Any) -> bool:
 
 def steps_done(optimizer: Any) -> float:
     """How often Adam has changed the weights of any stage; all ranks call it."""
-    states = (state for single in optimizer.chained_optimizers for state in single.optimizer.state.values())
-    here = next((float(state["step"]) for state in states if "step" in state), 0.0)
+    adams = [single.optimizer for single in with_weights(optimizer)]
+    holders = (holder for adam in adams for holder in (*adam.state.values(), *adam.param_groups))
+    here = max((float(holder["step"]) for holder in holders if "step" in holder), default=0.0)
     return float(over_ranks([here]).max())
+
+
+def counts_by_group(adam: Any) -> bool:
+    """Whether an optimizer counts its steps for a group of weights: transformer-engine's and Apex's, where torch's does
+    for each weight."""
+    return type(adam).__name__ == "FusedAdam"
 
 
 def name_of(tensor: ShardedTensor) -> str:

@@ -17,6 +17,6 @@ def over_ranks(numbers: Sequence[float]) -> Tensor:
     here = torch.tensor(numbers, dtype=torch.float64)
     if ranks == 1:
         return here[None]
-    everyone = torch.empty(ranks * len(numbers), dtype=torch.float64, device=device_here().type)
+    everyone = torch.empty(ranks * len(numbers), dtype=torch.float64, device=device_here())
     dist.all_gather_into_tensor(everyone, here.to(everyone.device))
     return everyone.view(ranks, -1).cpu()

@@ -33,6 +33,7 @@ WARNINGS = (
     Noise(
         r"megatron\.core\.optimizer", "The .grad attribute of a Tensor that is not a leaf", "shards are such tensors"
     ),
+    Noise(r"megatron\.core\.optimizer", "WARNING: there is no optimizer on RANK", "frozen parts may leave one nothing"),
     Noise(
         r"torch\.distributed", ".*(reduce_scatter_tensor|all_gather_into_tensor).*deprecated", "Megatron's to rename"
     ),

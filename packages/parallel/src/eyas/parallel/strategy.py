@@ -74,7 +74,7 @@ class MegatronStrategy(ParallelStrategy):
 
     @property
     def root_device(self) -> torch.device:
-        return device_here(self.local_rank)
+        return device_here()
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -83,13 +83,13 @@ class MegatronStrategy(ParallelStrategy):
     def setup_environment(self) -> None:
         super().setup_environment()
         fabric_rank_zero_only.rank = rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]  # kept on the function
-        if self.root_device.type == "cuda":
-            torch.cuda.set_device(self.root_device)
         groups.initialise(self.layout)
 
     def setup(self, trainer: Trainer) -> None:
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
+        # Lightning's answer to SIGTERM is a broadcast that other ranks do not expect, and an exit code of zero.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # has no setting
         module: TrainsWithEngine = self.lightning_module  # type: ignore[assignment]  # known as a LightningModule alone
         fitting = trainer.state.fn == "fit"
         self.engine = module.make_engine(fitting)
@@ -157,5 +157,8 @@ class MegatronStrategy(ParallelStrategy):
             shutil.rmtree(filepath)
 
     def teardown(self) -> None:
+        """Leaves the model on its device, where Lightning's own would move it to the CPU: it is validated once more."""
+        assert self.accelerator is not None and self.cluster_environment is not None
         self.optimizers = []
-        super().teardown()
+        for part in (self.cluster_environment, self.precision_plugin, self.accelerator, self.checkpoint_io):
+            part.teardown()

@@ -11,9 +11,9 @@ from eyas.parallel.megatron import parallel_state
 from eyas.parallel.own_pieces import OwnPieces
 
 
-def device_here(local_rank: int = 0) -> torch.device:
-    """The device that a worker computes on."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+def device_here() -> torch.device:
+    """The device that this worker computes on: of several GPUs the one that `groups.start_world` chose."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def context_here(layout: Layout, dtype: torch.dtype) -> Context:
