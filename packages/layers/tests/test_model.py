@@ -1,6 +1,8 @@
 """The whole model, its stages, and its specification."""
 # S sequence, B batch, D hidden, V vocabulary
 
+from dataclasses import replace
+
 import mixers
 import models
 import pytest
@@ -219,7 +221,9 @@ def test_a_law_gives_every_multiplier_that_is_open():
     assert (ssm.input_multiplier, ssm.output_multiplier) == (FALCON_H1.ssm_input(16), FALCON_H1.ssm_output(16))
     assert ssm.multipliers == FALCON_H1.ssm_blocks(5)
     assert attn.input_multiplier == FALCON_H1.attention_input()
-    assert attn.key_multiplier == FALCON_H1.key(16, 8)
+    assert attn.qk_norm and attn.key_multiplier is None
+    assert replace(attn, qk_norm=False).with_law(FALCON_H1, 16).key_multiplier == FALCON_H1.key(16, 8)
+    assert replace(attn, key_multiplier=0.5).with_law(FALCON_H1, 16).key_multiplier == 0.5
     assert attn.output_multiplier == FALCON_H1.attention_output(16, 4, 8)
     assert (ffn.gate_multiplier, ffn.down_multiplier) == (FALCON_H1.mlp_gate(16), FALCON_H1.mlp_down(16, 24))
 

@@ -124,3 +124,11 @@ def test_a_process_takes_its_gpu_of_those_that_it_sees(monkeypatch, visible, cho
     groups.start_world()
     assert (taken, backends) == (chosen, ["nccl"])
     assert device_here() == torch.device("cuda", chosen[0] if chosen else 0)
+
+
+def test_a_process_that_sees_some_gpus_and_not_its_own_is_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(LayoutError, match="rank 2 of its machine sees 2 GPUs; let every process see one, or all"):
+        groups.start_world()

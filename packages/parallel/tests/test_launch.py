@@ -177,6 +177,11 @@ def test_a_lost_connection_is_no_cause(tmp_path: Path) -> None:
     assert "rank 0 failed: RuntimeError: Connection closed" in explain(tmp_path, [lost])
 
 
+def test_a_rank_that_was_asked_to_end_is_the_cause_of_lost_connections(tmp_path: Path) -> None:
+    lost = failed(tmp_path, 0, RuntimeError("Connection closed by peer"), 10.2)
+    assert explain(tmp_path, [lost, Death(1, -signal.SIGTERM, 10)]) == "rank 1 was killed by SIGTERM"
+
+
 def test_a_crash_comes_before_what_it_caused(tmp_path: Path) -> None:
     caused = failed(tmp_path, 0, ValueError("no answer"), 10.2)
     assert explain(tmp_path, [caused, Death(1, -signal.SIGSEGV, 11)]) == "rank 1 was killed by SIGSEGV"

@@ -47,17 +47,21 @@ def peak_of_all(option: Peak, dtype: torch.dtype, device: torch.device, ranks: i
 
 def known(name: str) -> float | None:
     """Dense bfloat16 TFLOP/s of a GPU by its name; None for one that is not in the table."""
-    return next((peak for part, peak in DENSE_BFLOAT16.items() if re.search(rf"\b{part}\b", name)), None)
+    return next((peak for part, peak in DENSE_BFLOAT16.items() if re.search(rf"{part}(?!\d)", name)), None)
 
 
 def measured(dtype: torch.dtype, device: torch.device) -> float:
     """TFLOP/s of the best of some products of square matrices in a third of a second."""
     size = SIZE if device.type == "cpu" else SIZE_ON_GPU
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         started = time.perf_counter()
         product = a @ b
         product[0, 0].item()  # on a GPU the product is done only when somebody reads it
         best = min(best, time.perf_counter() - started)
+    if device.type == "cuda":  # what training takes is counted from here on
+        del a, b, product
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     return 2 * size**3 / best / 1e12

@@ -75,7 +75,7 @@ class Attention(Mixer):
         input_multiplier: float | None = None
         """Scales the input of the three projections; null means 1, or what the model's muP law gives."""
         key_multiplier: float | None = None
-        """Scales the keys before the rotation."""
+        """Scales the keys before the rotation, and behind the norm where there is `qk_norm`."""
         output_multiplier: float | None = None
         """Scales the output, its bias included."""
 
@@ -200,9 +200,10 @@ class Attention(Mixer):
             return replace(
                 self,
                 input_multiplier=configured(self.input_multiplier, law.attention_input()),
+                # What the law makes up for, a norm of the keys takes away.
                 key_multiplier=configured(self.key_multiplier, law.key(hidden_size, self.head_dim))
-                if self.own_kv_heads
-                else None,
+                if self.own_kv_heads and not self.qk_norm
+                else self.key_multiplier,
                 output_multiplier=configured(
                     self.output_multiplier, law.attention_output(hidden_size, self.num_heads, self.head_dim)
                 ),

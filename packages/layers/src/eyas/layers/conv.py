@@ -18,7 +18,8 @@ from eyas.core.errors import ConfigError
 from eyas.core.mixer import Pieces
 from eyas.layers.scratch import scratch
 
-BLOCK_ELEMENTS = 1 << 18
+BLOCK_ELEMENTS, BLOCK_ELEMENTS_ON_GPU = 1 << 18, 1 << 25
+"""Of a block of tokens: what a CPU's cache holds; 128 MiB in float32, so that a GPU has few launches and room left."""
 
 
 def causal_conv(
@@ -154,7 +155,7 @@ def blocks(
     """Blocks of tokens; for each tap the inputs it meets (L, B, C), zero where it must not reach, and where it may."""
     (S, B, C), past = x_SBC.shape, taps - 1
     dtype = torch.promote_types(x_SBC.dtype, torch.float32)
-    length = S if x_SBC.is_cuda else max(past, BLOCK_ELEMENTS // (B * C), 1)
+    length = max(past, (BLOCK_ELEMENTS_ON_GPU if x_SBC.is_cuda else BLOCK_ELEMENTS) // (B * C), 1)
     for start in range(0, S, length):
         stop = min(start + length, S)
         inputs = torch.cat([history_KBC, x_SBC[:stop]]) if start == 0 else x_SBC[start - past : stop]

@@ -63,8 +63,13 @@ def start_world() -> None:
     """Joins the job that RANK, WORLD_SIZE and MASTER_ADDR describe: over NCCL with GPUs, over gloo without."""
     if dist.is_initialized():
         return
-    if torch.cuda.device_count() > 1:  # a process that sees only one has it by whatever number
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    number, visible = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= visible > 1:
+        raise LayoutError(
+            f"rank {number} of its machine sees {visible} GPUs; let every process see one, or all of them"
+        )
+    if visible > 1:  # a process that sees only one has it by whatever number
+        torch.cuda.set_device(number)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 

@@ -105,6 +105,9 @@ def explain(ranks: Path, deaths: Sequence[Death]) -> str:
     silent = [death for death in deaths if death.rank not in written and death.signal is not signal.SIGTERM]
     if silent and not own:
         return _death(ranks, min(silent, key=lambda death: death.time))
+    asked = [death for death in deaths if death.signal is signal.SIGTERM]
+    if asked and not own:
+        return _death(ranks, min(asked, key=lambda death: death.time))
     if written:
         return _error(ranks, min(own or written.values(), key=lambda error: float(error["timestamp"])))
     return _death(ranks, deaths[0])

@@ -81,9 +81,9 @@ class MegatronStrategy(ParallelStrategy):
         raise NotImplementedError("sampling follows the layout; give Trainer(use_distributed_sampler=False)")
 
     def setup_environment(self) -> None:
+        groups.initialise(self.layout)
         super().setup_environment()
         fabric_rank_zero_only.rank = rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]  # kept on the function
-        groups.initialise(self.layout)
 
     def setup(self, trainer: Trainer) -> None:
         assert self.accelerator is not None
