@@ -19,7 +19,8 @@ CPU = torch.device("cpu")
     [
         ("NVIDIA H100 80GB HBM3", 989.5), ("NVIDIA H100 PCIe", 756.5), ("NVIDIA H100 NVL", 835.5),
         ("NVIDIA H200", 989.5), ("NVIDIA H200 NVL", 835.5), ("NVIDIA A100-SXM4-80GB", 312.0),
-        ("NVIDIA A100 80GB PCIe", 312.0), ("NVIDIA GeForce RTX 4090", None), ("NVIDIA RTX A1000", None), ("NVIDIA GH200 480GB", 989.5), ("", None),
+        ("NVIDIA A100 80GB PCIe", 312.0), ("NVIDIA GeForce RTX 4090", None), ("", None),
+        ("NVIDIA RTX A1000", None), ("NVIDIA GH200 480GB", 989.5),
     ],
 )  # fmt: skip
 def test_gpus_are_known_by_the_names_that_torch_gives_them(name: str, tflops: float | None) -> None:
