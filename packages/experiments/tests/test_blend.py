@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eyas.core.errors import ConfigError
+from eyas.core.errors import ConfigError, DataError
 from eyas.core.schema import load
 from eyas.experiments.batches import Share, TrainingBatches
 from eyas.experiments.blend import drawn
@@ -97,6 +97,15 @@ def test_every_sequence_of_a_text_is_used_once_an_epoch(
             assert sorted(mine[first : first + sequences.whole]) == list(range(sequences.whole))
 
 
+def test_the_order_of_an_absent_text_is_kept() -> None:
+    batches = TrainingBatches(blend([200, 200], [9, 1]), Share(2), steps=9, seed=0)
+    orders = set()
+    for step in range(9):
+        batches.rows(batches.numbers(step))
+        orders |= {id(order) for epochs in batches.texts for order in epochs.orders.values()}
+    assert len(orders) == 2
+
+
 def test_texts_of_the_same_size_have_orders_of_their_own() -> None:
     texts = blend([200, 200], [1, 1])
     batches = TrainingBatches(texts, Share(40), steps=1, seed=0)
@@ -124,6 +133,12 @@ def config(tmp_path: Path) -> dict[str, Any]:
 
 def read(config: dict[str, Any], **changes: Any) -> DataConfig:
     return load(DataConfig, {**config, **changes}, "data")
+
+
+def test_a_file_in_two_parts_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    both = {"weight": 0.3, "files": f"{tmp_path}/*/*.txt"}
+    with pytest.raises(DataError, match=r"0.txt is in data.blend.code.* and in data.blend.talk.*one of them$"):
+        prepare(read(config, blend=config["blend"] | {"talk": both}))
 
 
 def test_weights_change_no_tokens_and_a_text_changes_all_that_learn_from_it(

@@ -109,6 +109,24 @@ def test_separators_and_characters_across_blocks_are_read_whole(
     assert read(path, DataConfig(document_separator="<|end|>")) == documents
 
 
+@given(st.lists(st.sampled_from(["a", "aa", "ab", "b"]), max_size=12), st.integers(1, 5))
+def test_documents_do_not_depend_on_the_blocks_that_are_read(
+    tmp_path_factory: pytest.TempPathFactory, letters: list[str], block: int
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "all.txt"
+    path.write_text("".join(letters))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eyas.experiments.documents.BLOCK", block)
+        assert read(path, DataConfig(document_separator="aab")) == [d for d in "".join(letters).split("aab") if d]
+
+
+def test_a_file_that_a_pattern_finds_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "lib" / "lib").mkdir(parents=True)
+    (tmp_path / "lib" / "lib" / "a.txt").write_text("a")
+    found = find_files(DataConfig(files=f"{tmp_path}/**/lib/**/*.txt"))
+    assert [source.name for source in found] == ["lib/lib/a.txt"]
+
+
 def test_text_fields_of_jsonl_and_parquet_are_documents(tmp_path: Path) -> None:
     rows = [{"id": 1, "body": "first\nline"}, {"id": 2, "body": ""}, {"id": 3, "body": "𝄞"}]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")

@@ -1,6 +1,7 @@
 """A run on lm-eval's tasks: what it says is what the model's own logits say."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from eyas.layers.sampling import Sampling
 lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance  # noqa: E402
 
+from eyas.experiments.eval import evaluation  # noqa: E402
 from eyas.experiments.eval.run_model import RunLM  # noqa: E402
 
 TEXTS = ["falcons hunt from the fist", "a hood calms the falcon", "the jesses are of leather"] * 20
@@ -90,6 +92,20 @@ def test_loglikelihood_is_the_models_own(run, model, tokens):
         expected, expected_likeliest = by_hand(model, [*end, *given], wanted)
         assert score == pytest.approx(expected, abs=TOLERANCE)
         assert likeliest is expected_likeliest
+
+
+def test_figures_are_kept_for_the_checkpoint_that_was_asked(run, falconry, cached, monkeypatch, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    ask = evaluation.asked
+
+    def while_it_trains(*arguments):
+        shutil.copytree(folder / "checkpoints" / "step-00000005", folder / "checkpoints" / "step-00000009")
+        return ask(*arguments)
+
+    monkeypatch.setattr(evaluation, "asked", while_it_trains)
+    evaluation.evaluate(folder, ["falconry"], include=falconry)
+    assert json.loads((folder / "eval.json").read_text())["step"] == 5
 
 
 def test_the_likeliest_continuation_is_told_from_others(run, model, tokens):

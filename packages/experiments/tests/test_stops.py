@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 from eyas.core.errors import ConfigError
 from eyas.experiments.stops import Stops
@@ -51,3 +52,12 @@ def test_the_documents_end_ends_a_text_and_is_not_part_of_it():
 def test_an_empty_stop_text_is_refused():
     with pytest.raises(ConfigError, match="empty stop text"):
         Stops(TOKENIZER, END, ["a", ""])
+
+
+def test_a_continuation_keeps_the_space_that_a_tokenizer_takes_from_a_text_s_beginning():
+    tokenizer = train_tokenizer(iter(["a falcon reads what the eyas writes " * 20]), 280)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    before, new = tokenizer.encode(" the eyas").ids, tokenizer.encode(" writes").ids
+    assert tokenizer.decode(new) == "writes"
+    assert Stops(tokenizer, END, []).cut(new, before) == " writes"
+    assert Stops(tokenizer, END, ["ri"]).cut(new, before) == " w"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, processors
 
 from eyas.core.errors import ConfigError, DataError
-from eyas.experiments.tokenizer import END_OF_DOCUMENT, load_tokenizer, train_tokenizer
+from eyas.experiments.tokenizer import END_OF_DOCUMENT, load_tokenizer, opening, train_tokenizer
 
 TEXTS = ["def function(argument): return argument\n" * 3, "the falcon and the fist, the hood and the lure " * 5]
 VOCABULARY = 300
@@ -70,3 +70,20 @@ print(hashlib.sha256(train_tokenizer(iter(texts), 1000).to_str().encode()).hexdi
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tokenizer at .*tokenizer\.json"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_file_s_truncation_and_padding_are_of_its_last_use(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    text, file = "falcons " * 40, tmp_path / "tokenizer.json"
+    expected = tokenizer.encode(text).ids
+    last_used = Tokenizer.from_str(tokenizer.to_str())
+    last_used.enable_truncation(3)
+    last_used.enable_padding(length=500)
+    last_used.save(str(file))
+    assert load_tokenizer(file).encode(text).ids == expected
+
+
+@pytest.mark.parametrize(("template", "first"), [("$A", [0]), ("[b] $A", [1]), ("$A [b]", [1])])
+def test_a_text_to_go_on_with_is_opened_and_never_closed(template: str, first: list[int]) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[end]": 0, "[b]": 1, "a": 2}, unk_token="a"))
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("[b]", 1)])
+    assert opening(tokenizer, 0) == first

@@ -38,3 +38,18 @@ def test_writing_that_fails_leaves_no_index(tmp_path: Path) -> None:
         writer.add_document([70_000])
     with pytest.raises(DataError, match=r"no token file .*train\.idx"):
         open_tokens(tmp_path / "train")
+
+
+def test_a_last_document_without_sequences_is_empty(tmp_path: Path) -> None:
+    """As Megatron's own tool writes a record without text."""
+    with TokenWriter(tmp_path / "train", 300) as writer:
+        writer.add_document([1, 2])
+        writer.builder.end_document()
+    assert open_tokens(tmp_path / "train").document_starts.tolist() == [0, 2]
+
+
+def test_a_file_without_tokens_is_empty(tmp_path: Path) -> None:
+    with TokenWriter(tmp_path / "train", 300):
+        pass
+    file = open_tokens(tmp_path / "train")
+    assert (len(file.tokens), file.document_starts.tolist()) == (0, [])

@@ -104,7 +104,7 @@ def place(name: str) -> int:
 
 def _matching(pattern: Path) -> list[Path]:
     """Files that a pattern matches; a saved dataset counts as its Arrow files, whatever else lies in its folder."""
-    matched = [Path(path) for path in glob(str(pattern), recursive=True)]
+    matched = [Path(path) for path in dict.fromkeys(glob(str(pattern), recursive=True))]
     folders = {match if match.is_dir() else match.parent for match in matched}
     datasets = {folder for folder in folders if is_saved_dataset(folder)}
     files = [path for path in matched if path.is_file() and datasets.isdisjoint(path.parents)]

@@ -16,6 +16,8 @@ from eyas.experiments.data_config import Text
 
 BLOCK = 1 << 20
 """Bytes read at a time."""
+ROWS = 1024
+"""Of a Parquet file, read at a time: a row may be a book."""
 ARROW_FILE = b"ARROW1"
 """What an Arrow file begins with, and a stream does not."""
 
@@ -35,7 +37,7 @@ def read_tokens(path: Path, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
     from eyas.parallel.indexed import open_tokens
 
     file = open_tokens(path.with_suffix(""))
-    ends = [*file.document_starts[1:].tolist(), len(file.tokens)]
+    ends = [*file.document_starts.tolist(), len(file.tokens)][1:]
     for number, (start, end) in enumerate(zip(file.document_starts.tolist(), ends, strict=True)):
         if end > start:
             yield f"{name}:{number}", file.tokens[start:end]
@@ -77,11 +79,18 @@ def _text(path: Path, options: Text) -> Iterator[str]:
 
 
 def _separated(path: Path, options: Text, separator: str | None = None) -> Iterator[str]:
-    rest, separator = "", separator or options.document_separator
+    separator = separator or options.document_separator or ""
+    begun: list[str] = []
+    tail = ""  # what may be the beginning of a separator
     for text in _text(path, options):
-        *documents, rest = (rest + text).split(separator)
-        yield from documents
-    yield rest
+        *documents, rest = (tail + text).split(separator)
+        for document in documents:
+            yield "".join([*begun, document])
+            begun = []
+        cut = max(0, len(rest) - len(separator) + 1)
+        begun.append(rest[:cut])
+        tail = rest[cut:]
+    yield "".join([*begun, tail])
 
 
 def _jsonl(path: Path, options: Text) -> Iterator[str]:
@@ -114,7 +123,7 @@ def _parquet(path: Path, options: Text) -> Iterator[str]:
     try:
         with parquet.ParquetFile(path) as table:
             _check_column(path, table.schema_arrow, options)
-            for batch in table.iter_batches(columns=[options.text_field]):
+            for batch in table.iter_batches(ROWS, columns=[options.text_field]):
                 yield from (text or "" for text in batch.column(0).to_pylist())
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path} is not a readable parquet file: {_line(error)}") from error

@@ -13,7 +13,7 @@ from tokenizers import processors
 from eyas.core.errors import DataError
 from eyas.experiments import hf_folder, run_folder
 from eyas.experiments.generate import load_model
-from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
+from eyas.experiments.tokenizer import load_tokenizer, number_of
 from eyas.layers.hf_families import family_of_model
 from eyas.layers.hf_options import to_json
 from eyas.layers.hf_tensors import correspondences
@@ -62,7 +62,7 @@ def write_tokenizer(run: Path, folder: Path) -> dict[str, Any]:
             if (imported / name).is_file():
                 shutil.copyfile(imported / name, folder / name)
     else:
-        if opening(tokenizer, end):
+        if not tokenizer.encode("").ids:
             tokenizer.post_processor = processors.TemplateProcessing(
                 single=f"{data.end_of_document} $A", special_tokens=[(data.end_of_document, end)]
             )

@@ -14,7 +14,7 @@ from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec
 from eyas.experiments import run_folder
 from eyas.experiments.stops import Stops
-from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
+from eyas.experiments.tokenizer import entries, load_tokenizer, number_of, opening
 from eyas.layers import states
 from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
@@ -61,9 +61,8 @@ def generate(
     end = number_of(tokenizer, run_folder.open_run(folder).data.end_of_document)
     first = opening(tokenizer, end)
     stops = Stops(tokenizer, end, stop)
-    limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": tokenizer.get_vocab_size()}
-    begins = from_prefix is None
-    rest = [tokenizer.encode(prompt, add_special_tokens=begins).ids for prompt in prompts]
+    limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": entries(tokenizer)}
+    rest = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
     acceptance = Acceptance() if speculate else None
     with torch.inference_mode():
         prefix = read(model, first) if from_prefix is None else states.load(from_prefix, model)
@@ -79,7 +78,7 @@ def generate(
         else:
             new = [speculative(model, [*first, *prompt], acceptance=acceptance, **limits) for prompt in rest]
     texts = [
-        tokenizer.decode([*prefix.tokens, *prompt]) + stops.cut(continuation)
+        tokenizer.decode(before := [*prefix.tokens, *prompt]) + stops.cut(continuation, before)
         for prompt, continuation in zip(rest, new, strict=True)
     ]
     return Generated(texts, acceptance)

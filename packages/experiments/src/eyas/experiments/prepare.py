@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from eyas.core.errors import DataError
-from eyas.experiments.corpus import Corpus, check, find_files
+from eyas.experiments.corpus import Corpus, Source, check, find_files
 from eyas.experiments.data_config import DataConfig
 from eyas.experiments.fingerprint import fingerprints
 from eyas.experiments.given_tokenizer import given_tokenizer
@@ -35,7 +35,21 @@ def prepare(config: DataConfig) -> Prepared:
 def places(config: DataConfig) -> dict[str, Path]:
     """The folder of the cache that each text of the config has, whether it is there already or not."""
     sources = {text.name: find_files(text) for text in config.texts}
+    check_apart(config, sources)
     return {name: config.cache_folder / "data" / found for name, found in fingerprints(config, sources).items()}
+
+
+def check_apart(config: DataConfig, sources: Mapping[str, Sequence[Source]]) -> None:
+    """Raises DataError where two parts of a blend have a file in common: what one keeps for validation the other may
+    learn from."""
+    owners: dict[Path, str] = {}
+    for text in config.texts:
+        for source in sources[text.name]:
+            if owners.setdefault(source.path.resolve(), text.origin) != text.origin:
+                raise DataError(
+                    f"{source.path} is in {owners[source.path.resolve()]} and in {text.origin}, and what one keeps for "
+                    "validation the other may learn from; let each file be in one of them"
+                )
 
 
 def check_length(config: DataConfig, prepared: Prepared) -> None:

@@ -27,8 +27,11 @@ class Stops:
         latest = self.tokenizer.decode(list(tokens[-self.reach :])) if self.reach else ""
         return any(text in latest for text in self.texts)
 
-    def cut(self, tokens: Sequence[int]) -> str:
-        """The text of a continuation, up to the first stop text."""
-        text: str = self.tokenizer.decode([token for token in tokens if token != self.end])
+    def cut(self, tokens: Sequence[int], before: Sequence[int] = ()) -> str:
+        """The text of a continuation of the tokens `before`, up to the first stop text. It is decoded with them: some
+        tokenizers take the space away that a text begins with."""
+        known: str = self.tokenizer.decode(list(before))
+        whole: str = self.tokenizer.decode([*before, *(token for token in tokens if token != self.end)])
+        text = whole[len(known) :]
         ends = [place for stop in self.texts if (place := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text

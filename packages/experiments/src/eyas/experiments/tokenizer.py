@@ -41,6 +41,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises Exception itself, and this is one call of it
         raise DataError(f"{file} is no tokenizer.json that the tokenizers library reads: {error}") from error
+    tokenizer.no_truncation()  # which a file keeps of its last use, as it does padding
+    tokenizer.no_padding()
     return _reading_text_as_text(tokenizer)
 
 
@@ -58,9 +60,9 @@ def number_of(tokenizer: Tokenizer, token: str) -> int:
 
 
 def opening(tokenizer: Tokenizer, end: int) -> list[int]:
-    """What stands before a text that a model continues: the end of the document before it, unless the tokenizer puts a
-    token of its own there."""
-    return [] if tokenizer.encode("").ids else [end]
+    """What stands before a text that a model continues: what the tokenizer adds to a text, or else the end of the
+    document before it."""
+    return list(tokenizer.encode("").ids) or [end]
 
 
 def _reading_text_as_text(tokenizer: Tokenizer) -> Tokenizer:

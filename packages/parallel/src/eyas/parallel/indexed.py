@@ -68,10 +68,10 @@ def open_tokens(prefix: Path) -> TokenFile:
         if not Path(f"{prefix}{suffix}").is_file():
             raise DataError(f"there is no token file {prefix}{suffix}; prepare the data again")
     with quiet.importing():
-        from megatron.core.datasets.indexed_dataset import IndexedDataset, get_bin_path
+        from megatron.core.datasets.indexed_dataset import _IndexReader, get_bin_path
 
     _check_index(Path(f"{prefix}.idx"))
-    index = IndexedDataset(str(prefix)).index
+    index = _IndexReader(f"{prefix}.idx", multimodal=False)
     length, size = int(index.sequence_lengths.sum(dtype=np.int64)), np.dtype(index.dtype).itemsize
     if (found := Path(f"{prefix}.bin").stat().st_size) != length * size:
         raise DataError(
@@ -80,8 +80,8 @@ def open_tokens(prefix: Path) -> TokenFile:
         )
     tokens = np.memmap(get_bin_path(str(prefix)), dtype=index.dtype, mode="r") if length else np.empty(0, index.dtype)
     starts = np.cumsum(index.sequence_lengths, dtype=np.int64) - index.sequence_lengths
-    first_sequences = index.document_indices[:-1]
-    return TokenFile(tokens, starts[first_sequences])
+    first_sequences = index.document_indices[:-1]  # a last document without sequences begins behind them all
+    return TokenFile(tokens, np.append(starts, length)[first_sequences])
 
 
 def _check_index(path: Path) -> None:

@@ -56,7 +56,8 @@ def evaluate(
     known = loaded(managed(tasks, include), tasks, shots)
     from eyas.experiments.eval.run_model import RunLM
 
-    found = asked(RunLM(folder, batch=batch, longest=longest), known, limit)
+    model = RunLM(folder, batch=batch, longest=longest)
+    found = asked(model, known, limit)
     figures = {task: named(values) for task, values in found["results"].items()}
     settings = {
         task: {
@@ -68,7 +69,7 @@ def evaluate(
         }
         for task in figures
     }
-    keep(folder, figures, settings)
+    keep(folder, model.step, figures, settings)
     return figures
 
 
@@ -143,13 +144,8 @@ def named(values: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def keep(folder: Path, figures: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Adds to the run's eval.json; what was found of an earlier checkpoint goes."""
-    from eyas.parallel import checkpoint
-
-    latest = checkpoint.latest(folder / run_folder.CHECKPOINTS)
-    assert latest is not None
-    step = int(latest.name.partition("-")[2])
+def keep(folder: Path, step: int, figures: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Adds what was found of the checkpoint of a step to the run's eval.json; what was found of another goes."""
     before = read_evaluations(folder)
     if before.get("step") != step:
         before = {}

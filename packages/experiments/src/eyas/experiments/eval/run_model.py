@@ -22,9 +22,10 @@ from eyas.core.labels import IGNORED
 from eyas.experiments import run_folder
 from eyas.experiments.generate import load_model
 from eyas.experiments.stops import Stops
-from eyas.experiments.tokenizer import load_tokenizer, number_of, opening
+from eyas.experiments.tokenizer import entries, load_tokenizer, number_of, opening
 from eyas.layers.decoding import decode, read
 from eyas.layers.sampling import Sampling
+from eyas.parallel import checkpoint
 from eyas.parallel.losses import HIT, LOSS, Losses
 
 Scored = tuple[list[int], list[int]]
@@ -45,10 +46,14 @@ class RunLM(TemplateLM):
         super().__init__()
         run_folder.check_text(folder, "text to be asked about")
         run = run_folder.open_run(folder)
-        self.model = load_model(folder)
+        saved = checkpoint.latest(folder / run_folder.CHECKPOINTS)
+        self.model = load_model(folder, saved)
+        assert saved is not None
+        self.step = int(saved.name.partition("-")[2])
+        """Of the checkpoint; a run that goes on meanwhile may get later ones."""
         self.text_tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
         self.end = number_of(self.text_tokenizer, run.data.end_of_document)
-        self.first = opening(self.text_tokenizer, self.end) or self.text_tokenizer.encode("").ids
+        self.first = opening(self.text_tokenizer, self.end)
         if longest is not None and longest <= len(self.first):
             raise ConfigError(f"--max-length={longest} leaves no token of a text; give {len(self.first) + 1} or more")
         kept_apart = all(mixer.carries_documents for mixer in run.spec.used_layers.values())
@@ -116,7 +121,7 @@ class RunLM(TemplateLM):
         with torch.inference_mode():
             new = decode(
                 self.model, read(self.model, self.first), [self.kept(self.tok_encode(text)) for text in contexts],
-                tokens=tokens, sampling=sampling, seed=0, ends=stops, vocab_size=self.text_tokenizer.get_vocab_size(),
+                tokens=tokens, sampling=sampling, seed=0, ends=stops, vocab_size=entries(self.text_tokenizer),
             )  # fmt: skip
         return [stops.cut(continuation) for continuation in new]
 
