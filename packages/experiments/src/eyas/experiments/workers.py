@@ -34,7 +34,7 @@ def check_machine(run: RunConfig) -> None:
     cuda = torch.cuda.is_available()
     if cuda and run.trainer.precision == "float64":
         raise ConfigError(
-            "trainer.precision=float64 is for CPUs: on a GPU Megatron-Core clips gradients in float32 alone; use that"
+            "trainer.precision=float64 is for CPUs: on a GPU Megatron-Core clips float32 gradients alone; use float32"
         )
     run.optimizer.check_device(cuda)
     for name, layer in run.spec.used_layers.items():

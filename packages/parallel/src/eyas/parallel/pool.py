@@ -112,8 +112,7 @@ class WorkerPool:
             ready = connection.wait(waiting, max(0.0, deadline - time.monotonic()))
             if not ready:
                 break
-            for pipe in ready:
-                rank = waiting[pipe]  # type: ignore[index]  # typed as anything that can be waited for; it is one of ours
+            for rank in (rank for pipe, rank in waiting.items() if pipe in ready):
                 try:
                     succeeded, answer = pickle.loads(self._pipes[rank].recv_bytes())
                 except (EOFError, ConnectionResetError):

@@ -31,7 +31,7 @@ class StageModule(nn.Module):
 
     def shared_embedding_or_output_weight(self) -> Tensor:
         """The tied weight, whose gradients the first and the last stage add up."""
-        return self.model.embedding.weight  # type: ignore[union-attr,return-value]  # the caller gives a model that has one
+        return self.model.get_parameter("embedding.weight")
 
     def forward(self, batch: Mapping[str, Tensor], graded: bool = False) -> Tensor | Losses:
         """batch: tokens_BS, labels_BS and, for packed sequences, documents_BS. `graded` asks for hits."""

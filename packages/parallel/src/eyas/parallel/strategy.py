@@ -53,7 +53,7 @@ class EngineOptimizer(torch.optim.Optimizer):
     def state(self) -> Mapping[Any, Any]:  # type: ignore[override]  # an attribute elsewhere
         return {}
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # Lightning's closure is empty: optimization is manual
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no loss to return: the closure of manual optimization is empty
         """One optimizer step with `values`, learning rate and weight decay; leaves its outcome in `result`."""
         self.result = self.engine.update(*self.values)
 
