@@ -153,6 +153,14 @@ def test_continuations_are_those_of_eyas_generate(run):
     assert [context + text for context, text in zip(contexts, found, strict=True)] == expected
 
 
+def test_samples_of_one_request_differ_whatever_the_batch(run):
+    options = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    asked = requests("generate_until", *([("falcons hunt", options)] * 6))
+    by_two, by_three = (RunLM(run, batch=batch).generate_until(asked) for batch in (2, 3))
+    assert by_two == by_three
+    assert len(set(by_two)) > 3
+
+
 QUESTIONS = [
     {"question": "falcons hunt from the", "choices": ["fist", "hood of leather", "jesses"]},
     {"question": "a hood calms the", "choices": ["fist from", "falcon", "a a a"]},

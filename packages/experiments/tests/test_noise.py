@@ -117,3 +117,13 @@ def test_the_best_is_the_best_of_its_task():
     ]
     best = best_rows(Results(Path(), ("task",), ("accuracy",), tuple(rows)), "accuracy")
     assert best == [rows[0], rows[2]]
+
+
+@pytest.mark.parametrize("option", ["data.blend.code.weight", "data.tokenizer", "data.validation_fraction"])
+def test_nothing_is_best_of_texts_that_are_not_the_same(option):
+    found = results("validation_loss", [1.0, 1.01], [2.0, 2.01])
+    assert len(best_rows(found, "validation_loss")) == 1
+    for number, row in enumerate(found.rows):
+        for run in row.runs:
+            run.config[option] = number
+    assert best_rows(found, "validation_loss") == []

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -110,6 +111,30 @@ def test_what_is_made_of_the_seed_is_no_difference(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "3")
     (tmp_path / "1-tuned" / "origin.yaml").unlink()
     assert len(collect(tmp_path).rows) == 3
+
+
+def test_branches_of_several_lengths_are_averaged_over_their_seeds(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for steps, begins in ((300, 240), (450, 360)):
+            folder, stable = tmp_path / f"{seed}-{steps}", f"/runs/stable_{seed}/now@{begins}"
+            write_run(folder, (f"trainer.max_steps={steps}",), {"loss": seed}, seed=seed, branch_from=stable)
+            OmegaConf.update(config := OmegaConf.load(folder / "config.yaml"), "trainer.max_steps", steps)
+            OmegaConf.save(config, folder / "config.yaml")
+            origin = {"choices": {}, "seeded": {"branch_from": "${runs}/stable_${seed}"}}
+            (folder / "origin.yaml").write_text(json.dumps(origin))
+    results = collect(tmp_path)
+    assert results.options == ("trainer.max_steps",)
+    assert [(row.options, row.values("loss")) for row in results.rows] == [(("300",), [1, 2]), (("450",), [1, 2])]
+
+
+def test_the_present_folder_s_runs_are_told_as_those_of_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, (model, width) in enumerate([("a", 256), ("a", 256), ("a", 256), ("b", 512), ("b", 512), ("b", 512)]):
+        write_run(tmp_path / str(number), (f"model={model}",), {"loss": number}, seed=number % 3, data__width=width)
+    monkeypatch.chdir(tmp_path)
+    assert [row.options for row in collect(tmp_path).rows] == [("a",), ("b",)]
+    assert [row.options for row in collect(Path()).rows] == [("a",), ("b",)]
 
 
 def test_a_file_that_the_experiment_chose_is_an_option_like_one_that_was_typed(tmp_path: Path) -> None:
@@ -363,7 +388,7 @@ def test_metrics_stand_in_the_order_of_what_was_learnt_what_it_cost_and_at_which
     [
         ("accuracy@256", True), ("mqar/accuracy", True), ("exact_match", True), ("tokens_per_second", True),
         ("validation/loss", False), ("word_perplexity", False), ("memory_gib", False), ("step_seconds", False),
-        ("parameters", None), ("unigram_loss", None), ("acc_stderr", None),
+        ("t/brier_score", False), ("parameters", None), ("unigram_loss", None), ("acc_stderr", None),
     ],
 )  # fmt: skip
 def test_which_way_a_metric_is_better(metric: str, higher: bool | None) -> None:
@@ -384,6 +409,8 @@ def test_a_length_stands_behind_the_last_at_sign() -> None:
         ((12_000.0, 12_000.0), "12k ± 0"),
         ((7.27, 7.28), "7.275 ± 0.0071"),
         ((1e-6, 3e-6), "2e-06 ± 1.4e-06"),
+        ((9999.7,), "10k"),
+        ((inf, 1.0), "inf ± nan"),
     ],
 )
 def test_a_deviation_is_told_as_its_mean_is(values, told):

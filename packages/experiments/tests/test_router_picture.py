@@ -111,3 +111,8 @@ def contrast(*colours):
 
     low, high = sorted(map(luminance, colours))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_a_mixer_of_one_s_own_may_log_a_load_alone(tmp_path):
+    RunLogger(tmp_path).log_metrics({"train/loss": 3.0, "mine/load_0": 1.0, "mine/load_1": 1.0}, 0)
+    assert read_routers(tmp_path / "metrics.csv", 10) == []

@@ -204,10 +204,14 @@ def training_batches(
     config: DataConfig, prepared: Prepared, share: Share, steps: int, ramp: BatchRamp | None = None
 ) -> TrainingBatches:
     """The training batches of a run."""
-    texts = {
-        text.name: (text.share, _sequences(config, prepared.texts[text.name].train_prefix)) for text in config.texts
-    }
+    sequences = training_sequences(config, prepared)
+    texts = {text.name: (text.share, sequences[text.name]) for text in config.texts}
     return TrainingBatches(texts, share, steps, config.seed, ramp)
+
+
+def training_sequences(config: DataConfig, prepared: Prepared) -> dict[str, Sequences]:
+    """What each text is cut or packed into for training."""
+    return {name: _sequences(config, text.train_prefix) for name, text in prepared.texts.items()}
 
 
 def validation_batches(config: DataConfig, prepared: Prepared, share: Share) -> BlendedValidation:

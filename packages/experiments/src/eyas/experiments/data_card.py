@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eyas.experiments.data_config import DataConfig, Text
 from eyas.experiments.prepared import Prepared, PreparedText
@@ -29,8 +29,9 @@ def card_lines(config: DataConfig, prepared: Prepared) -> list[str]:
     return lines
 
 
-def card_page(config: DataConfig, prepared: Prepared, sequences: int) -> str:
-    """The page in Markdown, for a run of so many training sequences."""
+def card_page(config: DataConfig, prepared: Prepared, sequences: int, wholes: Mapping[str, int]) -> str:
+    """The page in Markdown, for a run of so many training sequences; `wholes` says how many each text has, that is one
+    pass over it."""
     vocabulary = "no tokenizer" if prepared.tokenizer is None else config.tokenizer or "byte-level BPE, trained on it"
     parts = [
         "# Data\n",
@@ -41,7 +42,10 @@ def card_page(config: DataConfig, prepared: Prepared, sequences: int) -> str:
         _table(
             ("text", "share", "files", "documents", "tokens", "bytes", "validation documents", "validation tokens",
              "passes", "unigram loss"),
-            [_sizes(config, text, prepared.texts[text.name], sequences) for text in config.texts],
+            [
+                _sizes(text, prepared.texts[text.name], sequences * float(text.share) / wholes[text.name])
+                for text in config.texts
+            ],
         ),
         "\n## Tokens in a training document\n",
         _table(
@@ -57,8 +61,7 @@ def card_page(config: DataConfig, prepared: Prepared, sequences: int) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _sizes(config: DataConfig, text: Text, found: PreparedText, sequences: int) -> Sequence[str]:
-    passes = sequences * config.sequence_length * float(text.share) / found.train.tokens
+def _sizes(text: Text, found: PreparedText, passes: float) -> Sequence[str]:
     return (
         _name(text),
         _percent(text),

@@ -19,7 +19,7 @@ COSTS = (
 OF_THE_RUN = frozenset(COSTS) - {"train_loss"} | {"tail_parameters", "steps", "samples", "tokens"}
 """What means the same whatever was learnt, so that a table may average it over tasks."""
 HIGHER = frozenset({"accuracy", "acc", "match", "f1", "score", "tflops", "mfu"})
-LOWER = frozenset({"loss", "perplexity", "ppl", "error", "memory", "seconds"})
+LOWER = frozenset({"loss", "brier", "perplexity", "ppl", "error", "memory", "seconds"})
 NO_RESULT = frozenset({"stderr", "std", "uniform", "unigram"})
 """Words of what is no result to compare."""
 
@@ -33,9 +33,9 @@ def higher_is_better(metric: str) -> bool | None:
         words = own  # what stands before it may be the name of a task
     if words & NO_RESULT:
         return None
-    if words & HIGHER or "per_second" in metric:
-        return True
-    return False if words & LOWER else None
+    if words & LOWER:  # first, as of a Brier score
+        return False
+    return True if words & HIGHER or "per_second" in metric else None
 
 
 def of_the_run(metric: str) -> bool:

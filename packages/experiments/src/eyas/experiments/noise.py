@@ -17,7 +17,10 @@ RULE = (
     f"Best is marked where it differs from every other row of its task by more than the noise: two-sided Welch tests "
     f"over seeds at {LEVEL:g}, divided by the number of other rows. Nothing is marked where a row has one seed."
 )
-ASKED = re.compile(r"task\..*|data\.(source|files|vocab_size)")
+ASKED = re.compile(
+    r"task\..*|data\.(source|files|blend\..*|text_field|document_separator|validation_fraction|vocab_size|tokenizer"
+    r"|end_of_document)"
+)
 """Options that decide what a model is asked for: values are compared where these agree."""
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from eyas.experiments.metric_names import in_order
+from eyas.experiments.named_step import run_of
 from eyas.experiments.origin import is_seed
 from eyas.experiments.run_records import RunRecord, find_runs
 from eyas.experiments.stated import Wishes, wishes_of
 
 SEED = "seed"
 EXPERIMENT = "experiment."
+BRANCH = "branch_from"
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,17 @@ def forget_ambiguous(runs: Sequence[RunRecord]) -> None:
     values: dict[tuple[object, ...], set[str]] = {}
     for run in runs:
         for name, written in run.seeded.items():
-            values.setdefault((name, written, run.seeds), set()).add(option(run, name))
+            values.setdefault((name, written, run.seeds), set()).add(_made(run, name))
     ambiguous = {(name, written) for (name, written, _), found in values.items() if len(found) > 1}
     for run in runs:
         run.seeded = {name: written for name, written in run.seeded.items() if (name, written) not in ambiguous}
+
+
+def _made(run: RunRecord, name: str) -> str:
+    """What was made of the seed. The step that a branch goes on from may follow from other options, such as its
+    length."""
+    value = option(run, name)
+    return str(run_of(value)) if name == BRANCH else value
 
 
 def beside_seed(run: RunRecord, name: str) -> str:
@@ -169,5 +178,7 @@ def _explained(runs: Sequence[RunRecord], columns: Sequence[str], name: str) -> 
 
 
 def _beside_folder(run: RunRecord, value: str) -> str:
-    """The value without the run's own folder, which differs for every run and tells nothing."""
-    return value.replace(str(run.path.resolve()), "").replace(str(run.path), "")
+    """The value without the run's own folder, which differs for every run and tells nothing. A folder's name alone, as
+    the folders below the present one are given, is no more than a word or a number, which any value may hold."""
+    value = value.replace(str(run.path.resolve()), "")
+    return value.replace(str(run.path), "") if len(run.path.parts) > 1 else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from statistics import mean
@@ -136,8 +137,10 @@ def cell(values: Sequence[float]) -> str:
 def short(value: float, digits: int = 4, like: float | None = None) -> str:
     """Four digits are enough to compare: 2.346, 12.35M; a deviation is told in the unit of the mean that it is `like`,
     and, as that is, without an exponent while it has no more than four digits before the point."""
+    unit = value if like is None else like
+    rounded = abs(float(f"{unit:.{digits if like is None else 4}g}"))  # 9999.7 is told as 10k
     for scale, suffix in SUFFIXES:
-        if value and abs(value if like is None else like) >= scale:
+        if value and scale <= rounded < math.inf:
             return f"{_plain(value / (1e3 if suffix == 'k' else scale), digits)}{suffix}"
     return _plain(value, digits)
 

@@ -34,10 +34,12 @@ class Router:
 
 def read_routers(path: Path, most_steps: int) -> list[Router]:
     """Every mixture in a run's metrics.csv, at no more than `most_steps` steps at even distances, the last one among
-    them. Rows that lack a number, of a run that was killed say, are left out."""
+    them. Rows that lack a number, of a run that was killed say, are left out, and so is what lacks a figure: a mixer of
+    one's own may log a load alone."""
     with path.open(newline="", encoding="utf-8") as stream:
         header = next(csv.reader(stream), [])
         names = [column.removesuffix(FIRST_LOAD) for column in header if column.endswith(FIRST_LOAD)]
+        names = [name for name in names if {f"{name}/{figure}" for figure in FIGURES} <= {*header}]
         lines = stream.readlines() if names else []
     place = {column: index for index, column in enumerate(header)}
     chosen = {round(index) for index in np.linspace(0, len(lines) - 1, min(most_steps, len(lines)))}

@@ -96,15 +96,18 @@ class RunLM(TemplateLM):
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(index)
-        parts = [group[start : start + self.batch] for group in groups.values() for start in self.starts(len(group))]
-        for part in self.shown(parts, "Continuations"):
-            texts = self.continuations([requests[index].args[0] for index in part], requests[part[0]].args[1])
+        parts = [
+            (start, group[start : start + self.batch]) for group in groups.values() for start in self.starts(len(group))
+        ]
+        for start, part in self.shown(parts, "Continuations"):
+            texts = self.continuations([requests[index].args[0] for index in part], requests[part[0]].args[1], start)
             for index, text in zip(part, texts, strict=True):
                 made[index] = text
         return made
 
-    def continuations(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
+    def continuations(self, contexts: Sequence[str], asked: dict[str, Any], seed: int) -> list[str]:
         """A text behind each context, as a task's `generation_kwargs` ask for it; what it is to end before is left out.
+        The first is drawn with `seed`, each further one with the next: whatever the batch, each has a seed of its own.
         Raises ConfigError for what would not be heeded."""
         if unknown := asked.keys() - HEEDED:
             raise ConfigError(
@@ -121,7 +124,7 @@ class RunLM(TemplateLM):
         with torch.inference_mode():
             new = decode(
                 self.model, read(self.model, self.first), [self.kept(self.tok_encode(text)) for text in contexts],
-                tokens=tokens, sampling=sampling, seed=0, ends=stops, vocab_size=entries(self.text_tokenizer),
+                tokens=tokens, sampling=sampling, seed=seed, ends=stops, vocab_size=entries(self.text_tokenizer),
             )  # fmt: skip
         return [stops.cut(continuation) for continuation in new]
 
