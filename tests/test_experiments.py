@@ -123,9 +123,15 @@ def losses(folder):
         return {int(row["step"]): row["train/loss"] for row in csv.DictReader(stream)}
 
 
+def column(folder, name):
+    """A metric by step, where it was logged."""
+    with (folder / "metrics.csv").open() as stream:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(stream) if row[name]}
+
+
 def test_a_branch_goes_on_as_the_whole_run_does(place, capsys):
     stable = ("schedule=constant", "name=stable", "trainer.max_steps=4", "trainer.checkpoint_interval=1")
-    whole = ("schedule=wsd", "schedule.decay_steps=2", "trainer.max_steps=5")
+    whole = ("schedule=wsd", "schedule.decay_steps=2", "trainer.max_steps=5", "trainer.validation_interval=2")
     assert main(["train", *BRANCH, *stable]) == 0
     assert main(["train", *BRANCH, *whole, "name=whole"]) == 0
     assert main(["train", *BRANCH, *whole, "name=branch", "branch_from=runs/stable"]) == 0
@@ -134,6 +140,13 @@ def test_a_branch_goes_on_as_the_whole_run_does(place, capsys):
     for name in ("validation_loss", "accuracy", "steps", "tokens"):
         ended = (json.loads((folder / "metrics.json").read_text())[name] for folder in (branch, expected))
         assert len(set(ended)) == 1, name
+    (begun,) = (place / "runs" / "stable").iterdir()
+    for folder, before in ((branch, 3), (expected, 0)):
+        ended, curve = json.loads((folder / "metrics.json").read_text()), column(folder, "validation/loss")
+        assert curve[4] == pytest.approx(ended["validation_loss"], rel=1e-6)
+        worked = column(folder, "step_seconds") | dict(list(column(begun, "step_seconds").items())[:before])
+        assert len(worked) == 5 and ended["seconds"] > sum(worked.values())
+    assert main(["train", *BRANCH, *whole, "--dry-run", "branch_from=runs/stable", "trainer.microbatch=1"]) == 0
     capsys.readouterr()
     for change, message in {
         "data.seed=7": "goes on with data.seed=1234 (here 7); set it alike",

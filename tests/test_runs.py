@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -165,6 +166,28 @@ def test_a_killed_run_resumes_to_the_same_loss(place, one_process, killed, tmp_p
     assert len(actual) == 20
     assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) <= tolerance
     assert abs(last_loss(folder) - last_loss(one_process)) <= tolerance * last_loss(one_process)
+    with (folder / "metrics.csv").open() as stream:
+        worked = sum(float(row["step_seconds"]) for row in csv.DictReader(stream))
+    assert json.loads((folder / "metrics.json").read_text())["seconds"] > worked
+
+
+def test_a_run_that_was_killed_in_its_last_validation_tells_all_that_it_would_have(place, one_process, tmp_path):
+    folder = tmp_path / "ended"
+    shutil.copytree(one_process, folder)
+    expected = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").unlink()
+    (folder / "status.json").write_text('{"state": "failed", "error": "killed"}')
+    table, _, validation = (folder / "metrics.csv").read_text().rpartition(",")
+    (folder / "metrics.csv").write_text(f"{table},\n")
+    process = eyas(place, "resume", str(folder))
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    found = json.loads((folder / "metrics.json").read_text())
+    del found["seconds"], expected["seconds"]
+    assert found == expected
+    whole, _, again = (folder / "metrics.csv").read_text().rpartition(",")
+    assert whole == table
+    assert float(again) == pytest.approx(float(validation), rel=1e-6)
 
 
 RAMPED = (
@@ -388,3 +411,23 @@ def test_torchrun_may_start_the_ranks(place, one_process):
     (folder,) = (place / "runs" / "joined").iterdir()
     expected, actual = losses(one_process), losses(folder)
     assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) < 1e-4
+
+
+def test_ranks_of_a_joined_job_end_when_the_first_one_refuses(place):
+    """SLURM leaves the others waiting where torchrun ends them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    job = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "eyas.experiments.cli", "train", "trainer.max_step=5"]
+    ranks = [
+        subprocess.Popen(
+            command, cwd=place, env={**job, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    (_, first), (_, second) = (rank.communicate(timeout=90) for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [2, 1]
+    assert re.fullmatch(r"eyas: .*unknown option 'max_step'.*\n", first)
+    assert second == "eyas: rank 1 failed with exit code 2; rank 0 or the lines above say why\n"

@@ -52,6 +52,20 @@ def logged(name: str, folder: Path, runs: Path, first: int) -> None:
     logger.finalize("success")
 
 
+def test_tensorboard_drops_what_a_resumed_run_does_again(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, resumed_at in ((0, None), (2, 2)):
+        (logger,) = trackers.loggers(
+            ("tensorboard",), tmp_path, experiment="", runs=tmp_path, config={}, first=True, resumed_at=resumed_at
+        )
+        for step in range(first, 4):
+            logger.log_metrics({"train/loss": float(first)}, step)
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(0, 0), (1, 0), (2, 2), (3, 2)]
+
+
 def test_mlflow_keeps_a_run_in_files_under_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = pytest.importorskip("mlflow.tracking").MlflowClient
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):

@@ -9,17 +9,18 @@ from typing import Any
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.core.schema import load
 from eyas.experiments import run_folder
+from eyas.experiments.named_step import run_of, split_step, with_step
 from eyas.experiments.prepared import Prepared
 from eyas.experiments.schedule import ScheduleConfig
-from eyas.parallel import checkpoint_folder
 
-AT = "@"
-"""Stands between a run folder and the step that is branched from."""
 FREE = ("name", "runs", "branch_from", "experiment", "objective", "schedule", "layout", "sample", "logger", "profile")
 """Options that a branch may change."""
 MOST_TOLD = 5
 """Options that are named as differing."""
-FREE_OF_TRAINER = ("max_steps", "validation_interval", "checkpoint_interval", "keep_checkpoints")
+FREE_OF_TRAINER = (
+    "max_steps", "microbatch", "validation_interval", "checkpoint_interval", "keep_checkpoints", "activation_rms",
+    "peak_tflops", "step_times",
+)  # fmt: skip
 """Those of `trainer`; the others decide the order of samples, or how the optimizer's state is saved."""
 
 
@@ -31,16 +32,12 @@ def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
     given = config.get("branch_from")
     if given is None:
         return found
-    name, at, number = str(given).partition(AT)
-    if at and not number.isdecimal():
-        raise ConfigError(f"branch_from={given} names no step behind the {AT}; write a number, as in runs/stable@300")
+    name, step = split_step(str(given), "branch_from")
     folder = run_folder.find(Path(name).resolve(), "branch_from")
     steps = config["trainer"]["max_steps"]
-    step = int(number) if at else load(ScheduleConfig, config["schedule"], "schedule").before_decay(steps)
-    checkpoints = checkpoint_folder.complete(folder / run_folder.CHECKPOINTS)
-    if step not in checkpoints:
-        known = ", ".join(map(str, sorted(checkpoints))) or "none"
-        raise CheckpointError(f"{folder} has no checkpoint of step {step} to branch from; it has {known}")
+    if step is None:
+        step = load(ScheduleConfig, config["schedule"], "schedule").before_decay(steps)
+    run_folder.checkpoint_of_step(folder, step, "branch from")
     if step == 0:
         raise CheckpointError(f"{folder} holds weights alone, and no optimizer to go on with; use start_from={folder}")
     if steps <= step:
@@ -52,20 +49,14 @@ def with_branch(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"branch_from={given} goes on with {told}{more}; set {'it' if len(apart) == 1 else 'them'} alike"
         )
-    return found | {"branch_from": f"{folder}{AT}{step}"}
-
-
-def checkpoint_of(branch_from: str) -> Path:
-    """The checkpoint that a resolved `branch_from` names."""
-    name, _, step = branch_from.rpartition(AT)
-    return checkpoint_folder.complete(Path(name, run_folder.CHECKPOINTS))[int(step)]
+    return found | {"branch_from": with_step(folder, step)}
 
 
 def check_tokens(branch_from: str, prepared: Prepared) -> None:
     """Raises DataError where the text has changed since the run that is branched from: its tokens would mean something
     else to the model."""
-    folder = Path(branch_from.rpartition(AT)[0])
-    begun = {name: directory.name for name, directory in run_folder.data_directories(folder).items()}
+    directories = run_folder.data_directories(run_of(branch_from))
+    begun = {name: directory.name for name, directory in directories.items()}
     if begun != {name: text.hash for name, text in prepared.texts.items()}:
         raise DataError(
             f"branch_from={branch_from}: the text has changed since that run; bring back the text that it read"

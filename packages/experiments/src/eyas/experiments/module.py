@@ -125,16 +125,19 @@ class TrainingModule(LightningModule):
         self._validation.add(self.engine, self.microbatches(batch))
 
     def on_validation_epoch_end(self) -> None:
-        self.validation = self._validation.metrics()
-        self.validated_at = self.global_step
+        self._conclude_validation()
         self.log_dict({f"validation/{name}": value for name, value in self.validation.items()})
 
     def validate_with(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """What a validation tells now."""
+        """Validates outside of Lightning's loop; returns what that tells."""
         self.on_validation_epoch_start()
         for index, batch in enumerate(batches):
             self.validation_step({name: tensor.to(device_here()) for name, tensor in batch.items()}, index)
-        return self._validation.metrics()
+        self._conclude_validation()
+        return self.validation
+
+    def _conclude_validation(self) -> None:
+        self.validation, self.validated_at = self._validation.metrics(), self.global_step
 
     def with_seeds(self, batch: Batch, step: int) -> Batch:
         """This replica's batch of a step, with what dropout draws from where the model has it."""

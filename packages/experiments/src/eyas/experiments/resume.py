@@ -15,10 +15,10 @@ from eyas.experiments.hold import hold
 from eyas.experiments.prepare import places, prepare
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_records import latest_config, read_run
-from eyas.experiments.workers import JOINED, WORKER, check_machine, start
+from eyas.experiments.workers import JOINED, REFUSED, WORKER, check_machine, start
 from eyas.parallel import checkpoint_folder
 from eyas.parallel.environment import joined
-from eyas.parallel.launch import follow
+from eyas.parallel.launch import follow, refusing
 
 RESUMABLE = ("layout", "trainer", "profile", "sample")
 """Groups that may change when a run goes on; any other change would make it a different run."""
@@ -36,9 +36,10 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     if job_here is not None and job_here.rank > 0:
         follow(WORKER, [JOINED])
         return 0
-    run_folder.read_config(latest_config(folder))  # a folder of anything else is left alone
-    with hold(folder, "trained"):
-        go_on(folder, overrides)
+    with refusing(WORKER, [JOINED, REFUSED]):
+        run_folder.read_config(latest_config(folder))  # a folder of anything else is left alone
+        with hold(folder, "trained"):
+            go_on(folder, overrides)
     return 0
 
 

@@ -57,6 +57,10 @@ class RunLogger(Logger):
         rows = self._read()
         self._rewrite([row for row in rows if int(row[STEP]) < step])
 
+    def numbers(self, name: str) -> list[float]:
+        """All that the file has of a metric, by step; rows without it are left out."""
+        return [float(row[name]) for row in self._read() if row.get(name)]
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step is None:

@@ -56,16 +56,24 @@ def installed(package: str) -> bool:
 
 
 def loggers(
-    names: tuple[str, ...], folder: Path, *, experiment: str, runs: Path, config: Mapping[str, Any], first: bool
+    names: tuple[str, ...],
+    folder: Path,
+    *,
+    experiment: str,
+    runs: Path,
+    config: Mapping[str, Any],
+    first: bool,
+    resumed_at: int | None = None,
 ) -> list[Logger]:
     """Lightning's loggers of the run in `folder`, one of the runs of an `experiment` in the folder `runs`. What a run
-    is made of is told to those that compare runs, once. `first` says that this rank is the one that logs."""
+    is made of is told to those that compare runs, once. `first` says that this rank is the one that logs; what
+    TensorBoard has of the step `resumed_at` and later is dropped, as the run is about to log it again."""
     made: list[Logger] = []
     for name in names:
         if name == TENSORBOARD:
             from lightning.pytorch.loggers import TensorBoardLogger
 
-            made.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+            made.append(TensorBoardLogger(folder, name="tensorboard", version="", purge_step=resumed_at))
         elif name in PACKAGES and first:
             made.append((wandb if name == WANDB else mlflow)(folder, experiment, runs, config))
     return made

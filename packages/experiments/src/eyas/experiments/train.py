@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from eyas.core.errors import ConfigError, EyasError
@@ -16,9 +17,9 @@ from eyas.experiments.loaded import load_job
 from eyas.experiments.multirun import Uncomposed
 from eyas.experiments.run_config import RunConfig
 from eyas.experiments.sweep import Sweep
-from eyas.experiments.workers import JOINED, WORKER, claim_with_data, start
+from eyas.experiments.workers import JOINED, REFUSED, WORKER, claim_with_data, start
 from eyas.parallel.environment import joined
-from eyas.parallel.launch import follow
+from eyas.parallel.launch import follow, refusing
 
 
 def train(arguments: Sequence[str], *, dry_run: bool) -> int:
@@ -26,10 +27,17 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
     others. Inside a torchrun or SLURM job, rank 0 composes and the others follow it, where there is one run to follow.
     """
     job_here = joined()
+    followed = not (dry_run or {"--cfg", "--multirun"} & {*arguments})
     if job_here is not None and job_here.rank > 0:
-        if not (dry_run or {"--cfg", "--multirun"} & {*arguments}):
+        if followed:
             follow(WORKER, [JOINED])
         return 0
+    with refusing(WORKER, [JOINED, REFUSED]) if followed else nullcontext():
+        return lead(arguments, dry_run=dry_run)
+
+
+def lead(arguments: Sequence[str], *, dry_run: bool) -> int:
+    """`train` for the process that composes."""
     errors: list[EyasError] = []
 
     def run(job: Job) -> None:

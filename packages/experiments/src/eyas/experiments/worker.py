@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
+import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from eyas.core.accounting import active_parameters, parameters, tail_parameters,
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share
-from eyas.experiments.branch_from import checkpoint_of
-from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
+from eyas.experiments.callbacks import Checkpoints, LastValidation, ProgressLine, ResumesLog, Stopwatch
 from eyas.experiments.feed import feed_of
 from eyas.experiments.module import TrainingModule
+from eyas.experiments.named_step import run_of
 from eyas.experiments.profiling import Profile
 from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
@@ -27,10 +28,13 @@ from eyas.experiments.run_logger import RunLogger
 from eyas.experiments.trackers import asked_for, loggers
 from eyas.experiments.upcycle import experts_of
 from eyas.layers.upcycle import Grown
-from eyas.parallel import checkpoint, groups, quiet
+from eyas.parallel import checkpoint, checkpoint_folder, groups, quiet
 from eyas.parallel.launch import report_errors
 from eyas.parallel.strategy import MegatronStrategy
 from eyas.parallel.this_rank import replica_here
+
+REFUSED_CODE = 2
+"""Exit code of ranks that were told that there is nothing to do, as of the command that refused it."""
 
 
 def main() -> None:
@@ -40,10 +44,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--joined", action="store_true", help="rank 0 tells the others where the run is")
+    parser.add_argument("--refused", action="store_true", help="rank 0 tells the others that there is nothing to do")
     arguments = parser.parse_args()
     quiet.install()
     if arguments.joined:
         arguments = same_everywhere(arguments)
+    if arguments.refused:
+        groups.finish()
+        sys.exit(REFUSED_CODE)
     with report_errors(arguments.run):
         train(arguments.run, load_run(run_folder.read_config(arguments.config)), resume=arguments.resume)
 
@@ -64,7 +72,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     if resume and start_from is None:
         raise CheckpointError(f"{checkpoints} holds no complete checkpoint to resume from")
     if not resume and run.branch_from is not None:
-        start_from = checkpoint_of(run.branch_from)
+        start_from = run_folder.named_checkpoint(run.branch_from)
 
     groups.initialise(run.layout)
     share = Share(run.trainer.global_batch, replica_here(), run.layout.data)
@@ -72,7 +80,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
     steps = run.trainer.max_steps
     weights = None
     if start_from is None and run.start_from is not None:
-        weights = checkpoint.latest(Path(run.start_from, run_folder.CHECKPOINTS))
+        weights = run_folder.named_checkpoint(run.start_from)
     module = TrainingModule(run, weights, feed.begin_validation, None if weights is None else experts_from_dense(run))
     feed.training.before_each = module.begin_step
     log = RunLogger(folder)
@@ -83,7 +91,9 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         runs=Path(run.runs),
         config=run_folder.read_config(folder / run_folder.CONFIG),
         first=dist.get_rank() == 0,
+        resumed_at=max(checkpoint_folder.complete(checkpoints)) if resume else None,
     )
+    watch, last_validation = Stopwatch(), LastValidation(feed.validation)
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices="auto" if torch.cuda.is_available() else run.layout.processes,
@@ -91,8 +101,10 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         max_steps=steps,
         logger=[log, *others],
         callbacks=[
+            watch,
             ProgressLine(),
             ResumesLog(log),
+            last_validation,
             *([Profile(run.profile, folder)] if run.profile.kind == "torch" else []),
             Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints),
         ],
@@ -105,18 +117,15 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    started = time.perf_counter()
     trainer.fit(
         module,
         feed.training,
         feed.validation,
         ckpt_path=None if start_from is None else str(start_from),
     )
-    if module.validated_at != trainer.global_step:
-        module.validation = module.validate_with(feed.validation)
+    last_validation.make_up(trainer, module, [log])  # where no step was left to train
     if trainer.is_global_zero:
-        seconds = time.perf_counter() - started
-        run_folder.write_metrics(folder, feed.baselines | outcome(run, module, trainer, seconds))
+        run_folder.write_metrics(folder, feed.baselines | outcome(run, module, trainer.global_step, log, watch.seconds))
         draw_routers(folder, log.path)
         run_folder.write_status(folder, "finished")
 
@@ -125,24 +134,25 @@ def experts_from_dense(run: RunConfig) -> dict[str, Grown]:
     """How the layers that are upcycled get their weights; empty where none is."""
     if run.upcycle.copies is None:
         return {}
-    return experts_of(run_folder.open_run(Path(str(run.start_from))).spec, run.upcycle)
+    return experts_of(run_folder.open_run(run_of(str(run.start_from))).spec, run.upcycle)
 
 
-def outcome(run: RunConfig, module: TrainingModule, trainer: Trainer, seconds: float) -> dict[str, Any]:
-    """The numbers that a run ends with; losses in nats per token."""
-    last = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    samples, length = run.trainer.batches.before(trainer.global_step), run.data.sequence_length
+def outcome(run: RunConfig, module: TrainingModule, steps: int, log: RunLogger, seconds: float) -> dict[str, Any]:
+    """The numbers that a run ends with; losses in nats per token. Speed is that of the median step, as any one step may
+    have been disturbed."""
+    speed, mfu = log.numbers("tokens_per_second"), log.numbers("mfu")
+    samples, length = run.trainer.batches.before(steps), run.data.sequence_length
     told = dict(module.validation)
     return {
         "validation_loss": told.pop("loss"),
         **{f"validation_{name}" if name.startswith("loss_") else name: value for name, value in told.items()},
-        "train_loss": last.get("train/loss"),
-        "steps": trainer.global_step,
+        "train_loss": log.numbers("train/loss")[-1],
+        "steps": steps,
         "samples": samples,
         "tokens": samples * length,
-        "tokens_per_second": last.get("tokens_per_second"),
-        **({"mfu": last["mfu"]} if "mfu" in last else {}),
-        "memory_gib": last.get("memory_gib"),
+        "tokens_per_second": median(speed),
+        **({"mfu": median(mfu)} if mfu else {}),
+        "memory_gib": max(log.numbers("memory_gib")),
         "parameters": parameters(module.spec),
         "active_parameters": active_parameters(module.spec),
         "tail_parameters": tail_parameters(module.spec),

@@ -23,6 +23,8 @@ from eyas.parallel.launch import launch
 WORKER = "eyas.experiments.worker"
 JOINED = "--joined"
 """Tells a worker that rank 0 hands out the run's folder to the others."""
+REFUSED = "--refused"
+"""Tells rank 0's worker, and it the others, that there is nothing to do."""
 
 
 def check_machine(run: RunConfig) -> None:

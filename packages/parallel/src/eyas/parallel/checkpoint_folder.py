@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
-"""Suffix of a checkpoint folder that is still being written; what carries it is never loaded."""
+"""Suffix of a checkpoint folder that is still being written, or is being deleted; what carries it is never loaded."""
 
 
 def at_step(folder: Path, step: int) -> Path:
@@ -21,6 +22,11 @@ def complete(folder: Path) -> dict[int, Path]:
         for path in (folder.iterdir() if folder.is_dir() else ())
         if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir()
     }
+
+
+def delete(path: Path) -> None:
+    """Deletes a checkpoint, which counts as none from the beginning, so that no half of it is ever taken for whole."""
+    shutil.rmtree(path.rename(path.with_name(path.name + UNFINISHED)))
 
 
 def latest(folder: Path) -> Path | None:

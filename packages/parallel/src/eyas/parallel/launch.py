@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from eyas.core.errors import WorkerError
+from eyas.core.errors import EyasError, WorkerError
 from eyas.parallel import quiet
 from eyas.parallel.environment import RANK_VARIABLES, joined
 from eyas.parallel.layout import cores_here
@@ -27,11 +27,13 @@ from eyas.parallel.rank_errors import LAUNCHED, Death, explain, forget_error, re
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-__all__ = ["follow", "launch", "report_errors"]
+__all__ = ["follow", "launch", "refusing", "report_errors"]
 
 GRACE = 3
 """Seconds between asking the remaining ranks to end and killing them. They may wait for a dead one in a collective."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_as_rank: list[int] = []
+"""The rank that this process was launched as in its job, once it was."""
 
 
 def launch(run: Path, module: str, arguments: Sequence[str], processes: int, *, on_terminal: bool = True) -> None:
@@ -148,7 +150,23 @@ def follow(module: str, arguments: Sequence[str]) -> None:
         raise WorkerError(f"rank {job.rank} failed with exit code {code}; rank 0 or the lines above say why")
 
 
+@contextmanager
+def refusing(module: str, arguments: Sequence[str]) -> Iterator[None]:
+    """For rank 0 of a torchrun or SLURM job whose other ranks `follow`: where an error of ours leaves the block before
+    anything was launched, runs `python -m module arguments...` as rank 0, which is to tell the others. SLURM would let
+    them wait for the half hour that torch.distributed waits. Elsewhere it does nothing."""
+    _as_rank.clear()
+    try:
+        yield
+    except EyasError:
+        job = joined()
+        if job is not None and not _as_rank:
+            _run_to_end([sys.executable, "-m", module, *arguments])
+        raise
+
+
 def _run_as_rank(ranks: Path, rank: int, command: Sequence[str]) -> None:
+    _as_rank.append(rank)
     ranks.mkdir(parents=True, exist_ok=True)
     forget_error(ranks, rank)
     code = _run_to_end(command)

@@ -6,7 +6,6 @@ One Lightning batch is one global batch (this replica's part of it) and one `tra
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from eyas.parallel import checkpoint, groups
+from eyas.parallel import checkpoint, checkpoint_folder, groups
 from eyas.parallel.engine import Engine
 from eyas.parallel.layout import Layout
 from eyas.parallel.this_rank import device_here
@@ -154,7 +153,7 @@ class MegatronStrategy(ParallelStrategy):
 
     def remove_checkpoint(self, filepath: Any) -> None:
         if self.is_global_zero:
-            shutil.rmtree(filepath)
+            checkpoint_folder.delete(Path(filepath))
 
     def teardown(self) -> None:
         """Leaves the model on its device, where Lightning's own would move it to the CPU: it is validated once more."""
