@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,30 @@ def column(folder, name):
     """A metric by step, where it was logged."""
     with (folder / "metrics.csv").open() as stream:
         return {int(row["step"]): float(row[name]) for row in csv.DictReader(stream) if row[name]}
+
+
+def test_a_run_that_was_killed_before_it_validated_does_so_when_it_is_resumed(place):
+    options = ("name=cut", "trainer.max_steps=5", "trainer.validation_interval=2", "trainer.checkpoint_interval=2")
+    assert main(["train", *BRANCH, *options]) == 0
+    (folder,) = (place / "runs" / "cut").iterdir()
+    names = ("train/loss", "validation/loss", "validation/accuracy")
+    expected = [column(folder, name) for name in names]
+    assert [*expected[1]] == [1, 3, 4]
+    for step in (4, 5):
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:08d}")
+    (folder / "metrics.json").unlink()
+    (folder / "status.json").write_text('{"state": "failed", "error": "killed"}')
+    with (folder / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))[:2]
+    with (folder / "metrics.csv").open("w") as stream:
+        writer = csv.DictWriter(
+            stream, [name for name in rows[0] if not name.startswith("validation/")], extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+    assert main(["resume", str(folder)]) == 0
+    for name, values in zip(names, expected, strict=True):
+        assert column(folder, name) == pytest.approx(values, rel=1e-6), name
 
 
 def test_a_branch_goes_on_as_the_whole_run_does(place, capsys):

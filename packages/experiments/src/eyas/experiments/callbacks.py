@@ -104,11 +104,19 @@ class ResumesLog(Callback):
         self.log_.resume_at(trainer.global_step)
 
 
-class LastValidation(Callback):
-    """Validates behind the last step where the validation interval did not, and logs that like the others."""
+class MissedValidations(Callback):
+    """Validates where Lightning does not, and logs that like the others: behind the last step where the interval did
+    not come out there, and first of all where a run is resumed from a checkpoint that it was killed behind before it
+    had validated, which Lightning takes for done."""
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Iterable[Batch], log: RunLogger, interval: int | None, *, resumed: bool) -> None:
+        self.batches, self.log_, self.interval, self.resumed = batches, log, interval, resumed
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Behind `ResumesLog`: the last row is that of the checkpoint's step."""
+        due = self.resumed and self.interval is not None and trainer.global_step % self.interval == 0
+        if due and trainer.strategy.broadcast(not self.log_.row.get("validation/loss")):
+            self.make_up(trainer, module, trainer.loggers)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.make_up(trainer, module, trainer.loggers)

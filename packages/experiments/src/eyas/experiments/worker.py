@@ -17,7 +17,7 @@ from eyas.core.accounting import active_parameters, parameters, tail_parameters,
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share
-from eyas.experiments.callbacks import Checkpoints, LastValidation, ProgressLine, ResumesLog, Stopwatch
+from eyas.experiments.callbacks import Checkpoints, MissedValidations, ProgressLine, ResumesLog, Stopwatch
 from eyas.experiments.feed import feed_of
 from eyas.experiments.module import TrainingModule
 from eyas.experiments.named_step import run_of
@@ -93,7 +93,9 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         first=dist.get_rank() == 0,
         resumed_at=max(checkpoint_folder.complete(checkpoints)) if resume else None,
     )
-    watch, last_validation = Stopwatch(), LastValidation(feed.validation)
+    watch = Stopwatch()
+    interval = run.trainer.validation_interval
+    missed = MissedValidations(feed.validation, log, interval, resumed=resume)
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices="auto" if torch.cuda.is_available() else run.layout.processes,
@@ -104,12 +106,12 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
             watch,
             ProgressLine(),
             ResumesLog(log),
-            last_validation,
+            missed,
             *([Profile(run.profile, folder)] if run.profile.kind == "torch" else []),
             Checkpoints(checkpoints, run.trainer.checkpoint_interval, run.trainer.keep_checkpoints),
         ],
         log_every_n_steps=1,
-        val_check_interval=run.trainer.validation_interval or steps,
+        val_check_interval=interval or steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
@@ -123,7 +125,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         feed.validation,
         ckpt_path=None if start_from is None else str(start_from),
     )
-    last_validation.make_up(trainer, module, [log])  # where no step was left to train
+    missed.make_up(trainer, module, [log])  # where no step was left to train
     if trainer.is_global_zero:
         run_folder.write_metrics(folder, feed.baselines | outcome(run, module, trainer.global_step, log, watch.seconds))
         draw_routers(folder, log.path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from eyas.core.errors import EyasError, WorkerError
+from eyas.core.errors import WorkerError
 from eyas.parallel import quiet
 from eyas.parallel.environment import RANK_VARIABLES, joined
 from eyas.parallel.layout import cores_here
@@ -152,13 +152,13 @@ def follow(module: str, arguments: Sequence[str]) -> None:
 
 @contextmanager
 def refusing(module: str, arguments: Sequence[str]) -> Iterator[None]:
-    """For rank 0 of a torchrun or SLURM job whose other ranks `follow`: where an error of ours leaves the block before
-    anything was launched, runs `python -m module arguments...` as rank 0, which is to tell the others. SLURM would let
+    """For rank 0 of a torchrun or SLURM job whose other ranks `follow`: where an error leaves the block before anything
+    was launched, runs `python -m module arguments...` as rank 0, which is to tell the others. SLURM would let
     them wait for the half hour that torch.distributed waits. Elsewhere it does nothing."""
     _as_rank.clear()
     try:
         yield
-    except EyasError:
+    except Exception:
         job = joined()
         if job is not None and not _as_rank:
             _run_to_end([sys.executable, "-m", module, *arguments])
