@@ -57,6 +57,7 @@ REFUSED = {
     "no writer": (["a", "c"], {"c": {"layers": "a", "reads": "aside"}}, "model.blocks.c reads aside, but"),
     "no reader": (["a", "c"], {"c": {"layers": "a", "writes": "aside"}}, "model.blocks.c writes aside, but no block"),
     "two widths": (["a", "c"], {"c": WIDE}, r"model.layers.a \(box\) reads a width of 6, but block c gives 12"),
+    "width in the tail": (["c", "/", "a"], {"c": WIDE}, r"model.layers.a \(box\) reads a width of 6"),
     "width": (["c"], {"c": WIDE}, r"model.layers.a \(box\) reads a width of 6"),
     "own adapters": (["c"], adapted(shared=False), "set shared=true"),
     "no rank": (["c"], {"c": SHARED | {"adapters": {"a": ["matrix"]}}}, "model.blocks.c.adapter_rank and adapters go"),

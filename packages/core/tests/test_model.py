@@ -5,8 +5,10 @@ import standins
 
 from eyas.core import registry
 from eyas.core.errors import ConfigError, PatternError
+from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import load_model
 from eyas.core.mup import FALCON_H1
+from eyas.core.registry import Registered
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,27 @@ def test_a_multiplier_that_is_set_wins_over_the_law():
     spec = load_model(model(mup="falcon_h1", layers=layers, embedding_multiplier=2, lm_head_multiplier=0.0))
     assert (spec.embedding_multiplier, spec.lm_head_multiplier) == (2.0, 0.0)
     assert (spec.layers["a"].scale, spec.layers["b"].scale) == (0.0, FALCON_H1.lm_head(8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"layers": {"a": {"kind": "box"}, "b": {"kind": "lawless"}}}, "model.layers.b"),
+        ({"pattern": ["a", "/", "b"]}, "model.pattern's depths behind '/'"),
+        ({"blocks": {"c": {"layers": "b", "projection": True}}, "pattern": ["a", "c"]}, "model.blocks.c.projection"),
+    ],
+)
+def test_a_law_at_another_width_is_refused_where_it_has_no_multipliers(changes, what, monkeypatch):
+    class Lawless(standins.Box):
+        kind = "lawless"
+        with_law = MixerConfig.with_law
+
+    mixer = type("LawlessMixer", (standins.BoxMixer,), {"Config": Lawless})
+    table = {**standins.TABLE, "lawless": Registered("lawless", None, mixer, "eyas-boxes")}
+    monkeypatch.setattr(registry, "mixers", lambda: table)
+    load_model(model(mup="falcon_h1", mup_base=8, **changes))
+    with pytest.raises(ConfigError, match=f"{what} has no multipliers of mup=falcon_h1, so that mup_base=4 cannot"):
+        load_model(model(mup="falcon_h1", mup_base=4, **changes))
 
 
 def test_without_a_law_every_multiplier_stays_open():

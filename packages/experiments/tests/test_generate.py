@@ -2,8 +2,9 @@
 
 import pytest
 
+from eyas.core.errors import ConfigError
 from eyas.core.model import load_model
-from eyas.experiments.generate import batches, on_cpu
+from eyas.experiments.generate import batches, check_speculation, on_cpu
 
 LAYERS = {
     "ssm": {"kind": "mamba2", "num_heads": 2, "head_dim": 4, "state_size": 4},
@@ -29,3 +30,9 @@ def test_prompts_are_decoded_one_by_one_where_they_would_take_each_others_places
     prompts = [[1, 2], [3]]
     found = list(batches(model(moe={"capacity_factor": capacity}), prompts))
     assert found == ([(0, [[1, 2]]), (1, [[3]])] if alone else [(0, prompts)])
+
+
+def test_drafts_are_not_judged_where_tokens_are_dropped_by_how_many_there_are():
+    check_speculation(model())
+    with pytest.raises(ConfigError, match=r"model\.layers\.moe\.capacity_factor drops tokens.*leave out --speculate"):
+        check_speculation(model(moe={"capacity_factor": 1.0}))

@@ -141,6 +141,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(name, data):
         our_tensors(family, spec, {key: value for key, value in state.items() if key != first})
     with pytest.raises(CheckpointError, match="'model.extra' has no place"):
         our_tensors(family, spec, {**state, "model.extra": torch.zeros(1)})
+    our_tensors(family, spec, {**state, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=f"{first!r} has shape"):
         our_tensors(family, spec, {**state, first: torch.zeros(3, 5)})
 
@@ -215,6 +216,30 @@ def test_options_that_published_files_have_beside_transformers_own_are_known(con
     assert model_data(family, config | {option: known}) == model_data(family, config)
     with pytest.raises(ConfigError, match=f"{option}={other} is not supported"):
         model_data(family, config | {option: other})
+
+
+@pytest.mark.parametrize(
+    ("config", "further"),
+    [
+        (transformers.Mamba2Config(), {"auto_map": {"AutoConfig": "configuration_mine.MyConfig"}}),
+        (
+            transformers.Mamba2Config(),
+            {
+                "intermediate_size": 8192, "norm_before_gate": True, "time_step_init_scheme": "random",
+                "time_step_scale": 1.0, "time_step_limit": None,
+            },
+        ),
+        (
+            transformers.Zamba2Config(num_hidden_layers=2, layers_block_type=["mamba", "hybrid"]),
+            {"time_step_limit": None, "use_shared_mlp_adapter": False},
+        ),
+        (transformers.FalconH1Config(ssm_multipliers=[1.0] * 5), {"ssm_multipliers": None}),
+    ],
+)  # fmt: skip
+def test_published_files_say_more_than_transformers_reads(config, further):
+    config = as_file(config)
+    family = family_of_config(config)
+    assert model_data(family, config | further) == model_data(family, config)
 
 
 DEEPSEEK = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "n_routed_experts": 8}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from eyas.core.arrangement import arrange, fitted, plain_block
@@ -137,13 +138,15 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
     embedding, head = 1.0, None
     if config.mup is not None:
         law = mup_law(config.mup)
+        check_law(config, layers, pattern, path)
         layers = {name: layer.with_law(law, config.hidden_size) for name, layer in layers.items()}
         embedding, head = law.embedding(), law.lm_head(config.hidden_size)
     widened = Widened(config.hidden_size / (config.mup_base or config.hidden_size), config.mup is not None)
     layers = {name: layer.with_meta_tokens(config.meta_tokens) for name, layer in layers.items()}
     try:
         blocks = arrange(pattern, config.blocks, layers, config.hidden_size)
-        layers = fitted(layers, blocks, config.hidden_size)
+        depths = tuple(tuple(map(plain_block, depth)) for depth in pattern.tail)
+        layers = fitted(layers, (*blocks, *(block for depth in depths for block in depth)), config.hidden_size)
     except ConfigError as error:
         raise ConfigError(f"{path}.{error}") from error
     return ModelSpec(
@@ -153,7 +156,7 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         layers=layers,
         pattern=pattern,
         blocks=blocks,
-        depths=tuple(tuple(map(plain_block, depth)) for depth in pattern.tail),
+        depths=depths,
         norm_epsilon=config.norm_epsilon,
         tie_embeddings=config.tie_embeddings,
         meta_tokens=config.meta_tokens,
@@ -166,6 +169,29 @@ def resolve(config: ModelConfig, path: str = "model") -> ModelSpec:
         embedding_multiplier=configured(config.embedding_multiplier, embedding),
         lm_head_multiplier=configured(config.lm_head_multiplier, configured(head, widened.head)),
     )
+
+
+def check_law(config: ModelConfig, layers: Mapping[str, MixerConfig], pattern: Pattern, path: str) -> None:
+    """Raises ConfigError where a law of multipliers is to hold at another width than the base's, and something in the
+    model has no multipliers: it would begin larger by a power of the ratio, and learn as fast as at the base."""
+    if config.mup_base in (None, config.hidden_size):
+        return
+    used = {name for item in (*pattern.blocks, *chain(*pattern.tail)) for name in item}
+    blocks = {name: block for name, block in config.blocks.items() if name in used}
+    used |= {layer for block in blocks.values() for layer in block.layers.split("+")}
+    without = [f"layers.{name}" for name, layer in layers.items() if name in used and not follows_law(layer)]
+    without += [f"blocks.{name}.projection" for name, block in blocks.items() if block.projection]
+    without += ["pattern's depths behind '/'"] if pattern.tail else []
+    if without:
+        raise ConfigError(
+            f"{path}.{without[0]} has no multipliers of mup={config.mup}, so that mup_base={config.mup_base} cannot be "
+            f"kept to at hidden_size={config.hidden_size}; leave out mup, whose place learning rates then take"
+        )
+
+
+def follows_law(layer: MixerConfig) -> bool:
+    """Whether a mixer takes multipliers from a law."""
+    return type(layer).with_law is not MixerConfig.with_law
 
 
 def check_tail(pattern: Pattern, config: ModelConfig, path: str) -> None:

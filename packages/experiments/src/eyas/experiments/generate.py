@@ -21,6 +21,8 @@ from eyas.layers.model import HybridLM
 from eyas.layers.sampling import Sampling
 from eyas.layers.speculation import Acceptance, speculative
 
+CAPACITY = "capacity_factor"
+"""The option of experts that drop tokens by how many are read at once."""
 KERNEL = "kernel"
 """The option of a layer that says what computes it."""
 
@@ -57,6 +59,8 @@ def generate(
     check(prompts, tokens, sampling, from_prefix, save_prefix, speculate)
     run_folder.check_text(folder, "text to go on with")
     model = load_model(folder)
+    if speculate:
+        check_speculation(model.spec)
     tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
     end = number_of(tokenizer, run_folder.open_run(folder).data.end_of_document)
     first = opening(tokenizer, end)
@@ -110,6 +114,16 @@ def check(
         raise ConfigError("speculation drafts the likeliest tokens only; add --greedy, or leave out --speculate")
     if speculate and (from_prefix or save_prefix):
         raise ConfigError("speculation reads its prompt from the start; leave out prefixes, or --speculate")
+
+
+def check_speculation(spec: ModelSpec) -> None:
+    """Raises ConfigError for a model whose tokens depend on how many are read at once: drafts are read together."""
+    for name, layer in spec.used_layers.items():
+        if getattr(layer, CAPACITY, None) is not None:
+            raise ConfigError(
+                f"model.layers.{name}.{CAPACITY} drops tokens by how many are read at once, so that drafts would be "
+                "judged otherwise than alone; leave out --speculate"
+            )
 
 
 def on_cpu(spec: ModelSpec) -> ModelSpec:

@@ -1,5 +1,7 @@
 """Falcon-H1: attention and Mamba-2 side by side, then a feed-forward layer; multipliers everywhere."""
 
+from collections.abc import Sequence
+
 from eyas.layers.hf import Family, Names, TheirConfig, option
 from eyas.layers.hf_tables import (
     ATTENTION,
@@ -17,7 +19,14 @@ from eyas.layers.hf_tables import (
     without_layers,
 )
 
+PROJECTIONS = 5
+"""Of Mamba-2, each with a multiplier: z, x, B, C, dt."""
 GATE, DOWN = "mlp_multipliers[0]", "mlp_multipliers[1]"
+
+
+def multipliers(found: Sequence[float] | None) -> list[float]:
+    """Ones where the file has null, as it has for transformers."""
+    return [1.0] * PROJECTIONS if found is None else list(found)
 
 
 def complete(config: TheirConfig) -> TheirConfig:
@@ -50,7 +59,7 @@ FALCON_H1 = Family(
         option("mamba_proj_bias", "mamba2.projection_bias", default=False),
         option("projectors_bias", "mamba2.output_bias", default=False),
         option("ssm_in_multiplier", "mamba2.input_multiplier", default=1.0),
-        option("ssm_multipliers", "mamba2.multipliers", default=[1.0] * 5, to_ours=list),
+        option("ssm_multipliers", "mamba2.multipliers", default=None, to_ours=multipliers),
         option("ssm_out_multiplier", "mamba2.output_multiplier", default=1.0),
         option("attention_in_multiplier", "attention.input_multiplier", default=1.0),
         option("key_multiplier", "attention.key_multiplier", default=1.0),

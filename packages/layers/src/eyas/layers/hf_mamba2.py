@@ -2,7 +2,7 @@
 
 from eyas.core.errors import ConfigError
 from eyas.layers.hf import Family, Names, TheirConfig, option
-from eyas.layers.hf_tables import MODEL, UNLIMITED, expansion, mamba2_parts, with_layers, without_layers
+from eyas.layers.hf_tables import MODEL, UNLIMITED, expansion, limits, mamba2_parts, with_layers, without_layers
 
 
 def complete(config: TheirConfig) -> TheirConfig:
@@ -32,12 +32,13 @@ MAMBA2 = Family(
         option("conv_kernel", "mamba2.conv_kernel", default=4),
         option("use_conv_bias", "mamba2.conv_bias", default=True),
         option("use_bias", "mamba2.projection_bias", "mamba2.output_bias", default=False),
-        option("time_step_limit", "mamba2.time_step_limit", default=UNLIMITED, to_ours=list),
+        option("time_step_limit", "mamba2.time_step_limit", default=UNLIMITED, to_ours=limits),
     ),
     fixed={"hidden_act": "silu"},
     unread=frozenset({
         "num_hidden_layers", "expand", "chunk_size", "residual_in_fp32", "rescale_prenorm_residual",
-        "time_step_rank", "time_step_min", "time_step_max", "time_step_floor",
+        "time_step_rank", "time_step_min", "time_step_max", "time_step_floor", "intermediate_size",
+        "norm_before_gate", "time_step_init_scheme", "time_step_scale",
     }),
     layer_types={"linear_attention": (("mamba2",),)},
     names=Names(

@@ -16,11 +16,13 @@ from eyas.core.schema import REQUIRED, defaults, dump
 from eyas.layers.hf import DEPTH_TYPE, LAYER_NAMES, LAYER_TYPES, Blocks, Family, Option
 
 EVERYWHERE = frozenset({
-    "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
+    "architectures", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype",
     "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "max_position_embeddings", "num_logits_to_keep",
     "_attn_implementation_autoset",
 })  # fmt: skip
 """Their options that change nothing in what a model computes, whatever the family."""
+REMOTE_CODE = "auto_map"
+"""Says which code beside the weights computes the model, for whoever trusts that; the family's own is meant here."""
 WITHOUT_EFFECT = frozenset({
     "kernel", "chunk_size", "time_step_min", "time_step_max", "time_step_floor", "mtp_loss_weight", "mtp_repeated",
     "balance_loss", "sequence_balance_loss", "z_loss", "weigh_inside", "drop_policy", "hidden_std", "hidden_rate",
@@ -38,7 +40,7 @@ def model_data(family: Family, config: Mapping[str, Any], depths: int = 0) -> di
         raise ConfigError(
             f"config.json: {family.depths.option}={depths} is not supported; none is published with more than one"
         )
-    given = family.complete(flat(config))
+    given = family.complete(flat({name: value for name, value in config.items() if name != REMOTE_CODE}))
     for key, value in family.fixed.items():
         if given.get(key, value) != value:
             raise ConfigError(

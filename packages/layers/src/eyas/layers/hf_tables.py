@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eyas.core.errors import ConfigError
@@ -13,6 +13,11 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu2": "square
 OLD_LAYER_TYPES = {"mamba": "linear_attention", "attention": "full_attention"}
 """Spellings of layer types before transformers 5."""
 UNLIMITED = (0.0, float("inf"))
+
+
+def limits(found: Sequence[float] | None) -> list[float]:
+    """Limits of the time steps: none where the file has null."""
+    return list(UNLIMITED if found is None else found)
 
 
 def activation(theirs: str, *ours: str, **details: Any) -> Option:
@@ -61,7 +66,7 @@ MAMBA = (
     option("mamba_n_groups", "mamba2.num_groups", default=1),
     option("mamba_d_conv", "mamba2.conv_kernel", default=4),
     option("mamba_conv_bias", "mamba2.conv_bias", default=True),
-    option("time_step_limit", "mamba2.time_step_limit", default=UNLIMITED, to_ours=list),
+    option("time_step_limit", "mamba2.time_step_limit", default=UNLIMITED, to_ours=limits),
 )
 """Mamba-2 in the spelling of Bamba and those after it."""
 

@@ -197,12 +197,18 @@ def expand(
         yield Correspondence(name, names, own, part.squeezed, expert, part.dim, groups)
 
 
+FREQUENCIES = ".rotary_emb.inv_freq"
+"""Of rotary positions, which follow from the options; older files hold them for every layer."""
+
+
 def check_names(family: Family, spec: ModelSpec, theirs: Mapping[str, Shape]) -> None:
     """Raises CheckpointError naming a tensor that is missing, left over or of another shape."""
     table = correspondences(family, spec)
     for name in sorted(table.keys() - theirs.keys() - {name for name, tensor in table.items() if tensor.repeats}):
         raise CheckpointError(f"tensor {name!r} is missing from the {family.model_type} weights")
     for name in sorted(theirs.keys() - table.keys() - repeated(family, spec)):
+        if name.endswith(FREQUENCIES):
+            continue
         raise CheckpointError(f"tensor {name!r} has no place in this {family.model_type}")
     for name in sorted(table.keys() & theirs.keys()):
         table[name].check(theirs[name])

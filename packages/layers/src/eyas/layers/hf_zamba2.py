@@ -19,6 +19,7 @@ from eyas.layers.hf_tables import (
 )
 from eyas.layers.hf_zamba2_blocks import HYBRID, arrange, options, sections
 
+LIMIT = "time_step_limit"
 SCALE = "attention_scale"
 """Scale of the softmax, which transformers derives."""
 
@@ -27,8 +28,11 @@ MEMORY_ROPE = option("rope_parameters.rope_theta", "attention.rope_base", defaul
 
 
 def complete(config: TheirConfig) -> TheirConfig:
-    """Adds what transformers derives: it reads the widths of heads from no config.json."""
+    """Adds what transformers derives: it reads the widths of heads from no config.json. Files of transformers 4 name a
+    limit of the time steps that is none."""
     config = with_rope(config)
+    if config.get(LIMIT, "") is None:
+        del config[LIMIT]
     types = [OLD_LAYER_TYPES.get(name, name) for name in config.pop("layers_block_type", None) or []]
     if not types:
         raise ConfigError("config.json: layers_block_type is missing")
@@ -98,6 +102,7 @@ ZAMBA2 = Family(
     unread=frozenset({
         "num_hidden_layers", "mamba_expand", "chunk_size", "use_mamba_kernels", "use_conv_bias", "use_mem_eff_path",
         "time_step_max", "time_step_floor", "kv_channels", "num_query_groups", "hybrid_layer_ids", "use_mem_rope",
+        "use_shared_mlp_adapter",
     }),
     ours={"tie_embeddings": True, "mamba2.norm_epsilon": 1e-5},
     layer_types={"linear_attention": (("mamba2",),), HYBRID: (("attention",), ("mlp",), ("mamba2",))},
