@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import FalconH1Config, FalconH1ForCausalLM, logging
+from transformers import FalconH1Config, FalconH1ForCausalLM
+from transformers.utils import logging as their_log
 
 from eyas.core.model import load_model
 from eyas.layers.hf_falcon_h1 import FALCON_H1
 from eyas.layers.hf_options import from_json, model_data
 from eyas.layers.hf_tensors import our_tensors
 from eyas.layers.model import HybridLM
+
+their_log.set_verbosity_error()  # it warns of its torch code, which is what we compare with
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {  # conf/model/falcon_h1_tiny.yaml
@@ -34,7 +37,6 @@ def their_model(size: str, chunk: int, *, steep: bool = False, **options: Any) -
     """Hugging Face's model, the same weights at every call. Decays are drawn as Mamba-2's authors do, or if `steep`
     left as Hugging Face has them, with states that die within a few tokens."""
     torch.manual_seed(0)
-    logging.set_verbosity_error()  # it warns of its torch code, which is what we compare with
     config = FalconH1Config(
         **{**SIZES[size], "vocab_size": 4096, "mamba_n_groups": 1, "mamba_chunk_size": chunk, **options},
         ssm_multipliers=[0.9, 0.8, 1.1, 0.7, 1.2], key_multiplier=0.5, lm_head_multiplier=0.5, embedding_multiplier=3.0,

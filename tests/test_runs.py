@@ -87,7 +87,9 @@ QUICK = ("four",)
     "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in LAYOUTS]
 )
 def test_a_layout_follows_the_curve_of_one_process(place, one_process, kind):
-    expected, actual = losses(one_process), losses(train(place, kind, *LAYOUTS[kind]))
+    folder = train(place, kind, *LAYOUTS[kind])
+    assert [file.name for file in (folder / "ranks").iterdir() if file.read_text()] == []
+    expected, actual = losses(one_process), losses(folder)
     assert len(actual) == len(expected) == 20
     assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) < 1e-4
     assert expected[-1] < expected[0] - 0.2

@@ -8,8 +8,8 @@ from typing import Any
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Begin": ("first-run.md", "ablation.md", "questions.md"),
     "Guides": (
-        "layouts.md", "layout-pictures.md", "data.md", "tasks.md", "blocks.md", "mixers.md", "further-tokens.md",
-        "growth.md", "evaluation.md",
+        "layouts.md", "data.md", "training.md", "tasks.md", "blocks.md", "mixers.md", "growth.md", "evaluation.md",
+        "further-tokens.md",
     ),
     "Experiments": ("experiments.md", "sweeps.md", "metrics.md", "report.md"),
 }  # fmt: skip

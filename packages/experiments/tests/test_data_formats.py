@@ -12,6 +12,7 @@ from pyarrow import feather
 
 from eyas.core.errors import ConfigError, DataError
 from eyas.experiments import corpus
+from eyas.experiments.batches import passes
 from eyas.experiments.data_card import card_lines, card_page
 from eyas.experiments.data_check import check_data
 from eyas.experiments.data_config import DataConfig
@@ -19,6 +20,7 @@ from eyas.experiments.documents import read_documents
 from eyas.experiments.prepare import prepare
 from eyas.experiments.prepared import PreparedText
 from eyas.experiments.tokenizer import load_tokenizer, train_tokenizer
+from eyas.experiments.windows import Packed
 from eyas.experiments.write_text import lengths
 from eyas.parallel.indexed import TokenWriter, open_tokens
 
@@ -180,13 +182,24 @@ def test_the_card_tells_what_is_read(tokens: Path) -> None:
     text = prepared.texts[""]
     (line,) = card_lines(config, prepared)
     assert line.startswith(f"Data: {text.train.tokens:,} training tokens, in {text.train.documents} documents of ")
-    page = card_page(config, prepared, sequences=1000, wholes={"": 640})
-    passes = 1000 / 640
+    page = card_page(config, prepared, sequences=1000, passes=passes(config, prepared, 1000))
     assert f"| all | 1 | 1 | {text.train.documents} | {text.train.tokens:,} |" in page
-    assert f"| {passes:.3g} |" in page and f"`{text.hash}`" in page and str(text.directory) in page
+    assert (
+        f"| {1000 / ((text.train.tokens - 1) // 8):.3g} |" in page
+        and f"`{text.hash}`" in page
+        and str(text.directory) in page
+    )
     first = open_tokens(text.train_prefix).tokens[: int(open_tokens(text.train_prefix).document_starts[1])]
     assert f"    {' '.join(map(str, first))}\n" in page
     assert json.loads((text.directory / "card.json").read_text())["lengths"]["quantiles"]["longest"] <= 30
+
+
+def test_a_pass_over_packed_documents_is_one_over_their_rows(tokens: Path) -> None:
+    config = config_of(tokens, documents="packed")
+    prepared = prepare(config)
+    rows = len(Packed(open_tokens(prepared.texts[""].train_prefix), config.sequence_length).rows)
+    assert passes(config, prepared, 3 * rows) == {"": 3.0}
+    assert rows != prepared.texts[""].train.tokens // config.sequence_length
 
 
 def test_a_dry_run_knows_what_is_prepared_of_a_large_text(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,11 @@ def test_the_picture_is_legible_in_light_and_dark(run):
         assert contrast(back, ink) > 4.5  # what WCAG asks of text
 
 
+def test_a_mixer_of_one_s_own_may_log_a_load_alone(tmp_path):
+    RunLogger(tmp_path).log_metrics({"train/loss": 3.0, "mine/load_0": 1.0, "mine/load_1": 1.0}, 0)
+    assert read_routers(tmp_path / "metrics.csv", 10) == []
+
+
 def contrast(*colours):
     def luminance(colour):
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -111,8 +116,3 @@ def contrast(*colours):
 
     low, high = sorted(map(luminance, colours))
     return (high + 0.05) / (low + 0.05)
-
-
-def test_a_mixer_of_one_s_own_may_log_a_load_alone(tmp_path):
-    RunLogger(tmp_path).log_metrics({"train/loss": 3.0, "mine/load_0": 1.0, "mine/load_1": 1.0}, 0)
-    assert read_routers(tmp_path / "metrics.csv", 10) == []

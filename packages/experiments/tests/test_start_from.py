@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from eyas.core.errors import CheckpointError, ConfigError
+from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.compose import Job
-from eyas.experiments.named_step import run_of, split_step
+from eyas.experiments.named_step import run_of
 from eyas.experiments.origin import Origin
-from eyas.experiments.run_config import load_run
 from eyas.experiments.start_from import with_start
 from eyas.parallel import checkpoint_folder
 
@@ -43,7 +42,7 @@ def test_a_run_says_which_step_it_starts_from(begun: Path) -> None:
     assert run_folder.named_checkpoint(start(begun)).name == "step-00000004"
     named = start(begun)
     checkpoint_folder.at_step(begun / run_folder.CHECKPOINTS, 6).mkdir()
-    assert (named, start(begun)) == (f"{begun}@4", f"{begun}@6")
+    assert (run_folder.named_checkpoint(named).name, start(begun)) == ("step-00000004", f"{begun}@6")
 
 
 def test_a_step_that_is_not_there_is_refused(begun: Path) -> None:
@@ -53,16 +52,3 @@ def test_a_step_that_is_not_there_is_refused(begun: Path) -> None:
     checkpoint_folder.delete(checkpoint_folder.at_step(begun / run_folder.CHECKPOINTS, 4))
     with pytest.raises(CheckpointError, match=r"has no checkpoint of step 4 to go on from; it has 2$"):
         run_folder.named_checkpoint(named)
-
-
-def test_what_stands_behind_the_sign_is_a_step_or_a_folder_s_name(begun: Path) -> None:
-    assert split_step(str(begun), "start_from") == (str(begun), None)
-    with pytest.raises(ConfigError, match="branch_from=runs/x@last names no step behind the @; write a number"):
-        split_step("runs/x@last", "branch_from")
-
-
-def test_a_branch_has_no_more_steps_to_trace_than_it_trains() -> None:
-    traced = {**CONFIG, "trainer": {"max_steps": 10}, "profile": {"kind": "torch", "start": 3, "steps": 2}}
-    load_run({**traced, "branch_from": "runs/stable@5"})
-    with pytest.raises(ConfigError, match="are 5 steps, but 4 are to be trained"):
-        load_run({**traced, "branch_from": "runs/stable@6"})

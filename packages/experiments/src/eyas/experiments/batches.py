@@ -214,6 +214,12 @@ def training_sequences(config: DataConfig, prepared: Prepared) -> dict[str, Sequ
     return {name: _sequences(config, text.train_prefix) for name, text in prepared.texts.items()}
 
 
+def passes(config: DataConfig, prepared: Prepared, asked: int) -> dict[str, float]:
+    """How often a run of so many sequences reads each text; one that makes none counts as one sequence."""
+    sequences = training_sequences(config, prepared)
+    return {text.name: asked * float(text.share) / max(1, sequences[text.name].whole) for text in config.texts}
+
+
 def validation_batches(config: DataConfig, prepared: Prepared, share: Share) -> BlendedValidation:
     """The validation batches of a run."""
     sequences = {name: _sequences(config, text.validation_prefix) for name, text in prepared.texts.items()}

@@ -64,9 +64,11 @@ def check_tokens(branch_from: str, prepared: Prepared) -> None:
 
 
 def decided(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a branch has in common with the run that it branches from."""
+    """The options that a branch has in common with the run that it branches from. Which step that one started from is
+    none of them: a branch has the weights of its checkpoint."""
     trainer = {name: value for name, value in config["trainer"].items() if name not in FREE_OF_TRAINER}
-    return {name: value for name, value in config.items() if name not in FREE} | {"trainer": trainer}
+    kept = {name: value for name, value in config.items() if name not in FREE} | {"trainer": trainer}
+    return kept | ({"start_from": str(run_of(kept["start_from"]))} if kept.get("start_from") else {})
 
 
 def differences(here: Any, there: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

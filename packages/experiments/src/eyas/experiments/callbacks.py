@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eyas.core.errors import EyasError
 from eyas.experiments import run_folder
-from eyas.experiments.module import TrainingModule
 from eyas.experiments.run_logger import RunLogger
-from eyas.experiments.windows import Batch
 from eyas.parallel import checkpoint_folder
 
 LINES = 20
@@ -104,51 +98,6 @@ class ResumesLog(Callback):
         self.log_.resume_at(trainer.global_step)
 
 
-class MissedValidations(Callback):
-    """Validates where Lightning does not, and logs that like the others: behind the last step where the interval did
-    not come out there, and first of all where a run is resumed from a checkpoint that it was killed behind before it
-    had validated, which Lightning takes for done."""
-
-    def __init__(self, batches: Iterable[Batch], log: RunLogger, interval: int | None, *, resumed: bool) -> None:
-        self.batches, self.log_, self.interval, self.resumed = batches, log, interval, resumed
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Behind `ResumesLog`: the last row is that of the checkpoint's step."""
-        due = self.resumed and self.interval is not None and trainer.global_step % self.interval == 0
-        if due and trainer.strategy.broadcast(not self.log_.row.get("validation/loss")):
-            self.make_up(trainer, module, trainer.loggers)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.make_up(trainer, module, trainer.loggers)
-
-    def make_up(self, trainer: Trainer, module: LightningModule, loggers: Iterable[Logger]) -> None:
-        """Does nothing where the last step's validation is known."""
-        assert isinstance(module, TrainingModule)
-        if module.validated_at == trainer.global_step:
-            return
-        found = module.validate_with(self.batches)
-        for logger in loggers:
-            logger.log_metrics({f"validation/{name}": value for name, value in found.items()}, trainer.global_step - 1)
-
-
-class Stopwatch(Callback):
-    """The seconds that a run has taken, those before it was resumed or branched off included, as a checkpoint keeps
-    them. Work that was lost behind the checkpoint does not count."""
-
-    def __init__(self) -> None:
-        self.before, self.started = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.started
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.before = state_dict["seconds"]
-
-
 class Checkpoints(Callback):
     """Saves every `interval` steps and at the end; deletes all but the latest `keep`."""
 
@@ -158,8 +107,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """What a killed run left half-written or half-deleted goes."""
         if trainer.is_global_zero:
-            for left in self.folder.glob(f"*{checkpoint_folder.UNFINISHED}"):
-                shutil.rmtree(left)
+            checkpoint_folder.clear_unfinished(self.folder)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
         last = trainer.global_step == trainer.max_steps

@@ -69,14 +69,14 @@ def add_use(command: Command) -> None:
     generate = command("generate", "continue texts with a trained model")
     generate.add_argument("run", type=Path, help="run folder")
     generate.add_argument("--prompt", action="append", help="text to continue; give several for one each")
-    generate.add_argument("--tokens", type=int, default=200, help="tokens to add at most")
+    generate.add_argument("--tokens", type=int, default=200, help="tokens to add at most (%(default)s)")
     how = generate.add_mutually_exclusive_group()
     how.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
-    how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    generate.add_argument("--top-k", type=int, default=50, help="draw among the likeliest k")
-    generate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest of this probability")
+    how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
+    generate.add_argument("--top-k", type=int, default=50, help="draw among the likeliest k (%(default)s)")
+    generate.add_argument("--top-p", type=float, default=1.0, help="draw among the likeliest of so much (%(default)s)")
     generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     generate.add_argument("--speculate", action="store_true", help="draft with the tail of the pattern; needs --greedy")
     generate.add_argument("--save-prefix", type=Path, metavar="FILE", help="keep the state behind the prompt")
     generate.add_argument("--from-prefix", type=Path, metavar="FILE", help="continue a state that was kept")
@@ -88,7 +88,7 @@ def add_use(command: Command) -> None:
         "--shots", type=int, metavar="N", help="examples before each question; as the task says if left out"
     )
     asked.add_argument("--limit", type=int, metavar="N", help="questions of each task; all if left out")
-    asked.add_argument("--batch", type=int, default=8, metavar="N", help="texts read at once")
+    asked.add_argument("--batch", type=int, default=8, metavar="N", help="texts read at once (%(default)s)")
     asked.add_argument("--max-length", type=int, metavar="N", help="tokens read at most, the latest; all if left out")
 
 
@@ -136,7 +136,9 @@ def add_lists(command: Command) -> None:
         command("layers", "list the registered mixers"),
         command("models", "list the models' sizes and costs"),
     )
-    models.add_argument("--sequence-length", type=int, default=4096, metavar="N", help="tokens that costs are told for")
+    models.add_argument(
+        "--sequence-length", type=int, default=4096, metavar="N", help="tokens that costs are told for (%(default)s)"
+    )
     for listing in (layers, models):
         listing.add_argument("--json", action="store_true", help="print JSON")
 

@@ -29,9 +29,8 @@ def card_lines(config: DataConfig, prepared: Prepared) -> list[str]:
     return lines
 
 
-def card_page(config: DataConfig, prepared: Prepared, sequences: int, wholes: Mapping[str, int]) -> str:
-    """The page in Markdown, for a run of so many training sequences; `wholes` says how many each text has, that is one
-    pass over it."""
+def card_page(config: DataConfig, prepared: Prepared, sequences: int, passes: Mapping[str, float]) -> str:
+    """The page in Markdown, for a run of so many training sequences; `passes` says how often it reads each text."""
     vocabulary = "no tokenizer" if prepared.tokenizer is None else config.tokenizer or "byte-level BPE, trained on it"
     parts = [
         "# Data\n",
@@ -42,10 +41,7 @@ def card_page(config: DataConfig, prepared: Prepared, sequences: int, wholes: Ma
         _table(
             ("text", "share", "files", "documents", "tokens", "bytes", "validation documents", "validation tokens",
              "passes", "unigram loss"),
-            [
-                _sizes(text, prepared.texts[text.name], sequences * float(text.share) / wholes[text.name])
-                for text in config.texts
-            ],
+            [_sizes(text, prepared.texts[text.name], passes[text.name]) for text in config.texts],
         ),
         "\n## Tokens in a training document\n",
         _table(

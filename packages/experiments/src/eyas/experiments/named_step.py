@@ -27,5 +27,11 @@ def split_step(given: str, option: str) -> tuple[str, int | None]:
 
 
 def run_of(named: str) -> Path:
-    """The run of a named checkpoint."""
-    return Path(named.rpartition(AT)[0])
+    """The run of a checkpoint that is named in full; a name without a step is the run's own."""
+    name, at, step = named.rpartition(AT)
+    return Path(name if at and step.isdecimal() else named)
+
+
+def step_of(named: str) -> int:
+    """The step of a checkpoint that is named in full."""
+    return int(named.rpartition(AT)[2])

@@ -5,27 +5,32 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from statistics import mean, variance
 
 from eyas.experiments.metric_names import higher_is_better
+from eyas.experiments.prepared import TOKENIZER
 from eyas.experiments.results import Results, Row
 from eyas.experiments.run_records import RunRecord
 
 LEVEL = 0.05
 """Probability at which a difference that is none is taken for one, over all the rows that the best is compared with."""
 RULE = (
-    f"Best is marked where it differs from every other row of its task by more than the noise: two-sided Welch tests "
-    f"over seeds at {LEVEL:g}, divided by the number of other rows. Nothing is marked where a row has one seed."
+    "Best is marked where it differs from every other row of its task or validation text by more than the noise: "
+    f"two-sided Welch tests over seeds at {LEVEL:g}, divided by the number of other rows. "
+    "Nothing is marked where a row has one seed."
 )
 ASKED = re.compile(
-    r"task\..*|data\.(source|files|blend\..*|text_field|document_separator|validation_fraction|vocab_size|tokenizer"
-    r"|end_of_document)"
+    r"task\..*|data\.(source|files|blend\..*|text_field|document_separator|validation_fraction|validation_sequences"
+    r"|vocab_size|end_of_document)"
 )
 """Options that decide what a model is asked for: values are compared where these agree."""
 
 
 def best_rows(results: Results, metric: str) -> list[Row]:
-    """The rows that are better than every other one of the same task beyond the noise."""
+    """The rows that are better than every other one of the same task, or validation text, beyond the noise."""
     tasks: dict[frozenset[str], list[Row]] = {}
     for row in results.rows:
         asked = frozenset(_asked(run) for run in row.runs if metric in run.metrics)
@@ -35,7 +40,14 @@ def best_rows(results: Results, metric: str) -> list[Row]:
 
 
 def _asked(run: RunRecord) -> str:
-    return repr({name: str(run.config[name]) for name in sorted(run.config) if ASKED.fullmatch(name)})
+    options = {name: str(run.config[name]) for name in sorted(run.config) if ASKED.fullmatch(name)}
+    return repr((options, _words(run.path / TOKENIZER) or str(run.config.get("data.tokenizer"))))
+
+
+@cache
+def _words(tokenizer: Path) -> str:
+    """By its content, as runs that start from others name those' files; empty where a run keeps none."""
+    return sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.is_file() else ""
 
 
 def best_row(rows: Sequence[Row], metric: str) -> Row | None:

@@ -144,6 +144,8 @@ def forget_ambiguous(runs: Sequence[RunRecord]) -> None:
     trained anew in between, say."""
     values: dict[tuple[object, ...], set[str]] = {}
     for run in runs:
+        if run.state == "failed":  # it has no results to average, and perhaps a path that was never made whole
+            continue
         for name, written in run.seeded.items():
             values.setdefault((name, written, run.seeds), set()).add(_made(run, name))
     ambiguous = {(name, written) for (name, written, _), found in values.items() if len(found) > 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from eyas.experiments.run_records import latest_config, read_run
 from eyas.experiments.workers import JOINED, REFUSED, WORKER, check_machine, start
 from eyas.parallel import checkpoint_folder
 from eyas.parallel.environment import joined
-from eyas.parallel.launch import follow, refusing
+from eyas.parallel.launch import Followers, follow
 
 RESUMABLE = ("layout", "trainer", "profile", "sample")
 """Groups that may change when a run goes on; any other change would make it a different run."""
@@ -36,15 +36,22 @@ def resume(folder: Path, overrides: Sequence[str]) -> int:
     if job_here is not None and job_here.rank > 0:
         follow(WORKER, [JOINED])
         return 0
-    with refusing(WORKER, [JOINED, REFUSED]):
+    with Followers(WORKER, [JOINED, REFUSED]) as followers:
         run_folder.read_config(latest_config(folder))  # a folder of anything else is left alone
         with hold(folder, "trained"):
-            go_on(folder, overrides)
+            go_on(folder, overrides, launched=followers.launched)
     return 0
 
 
-def go_on(folder: Path, overrides: Sequence[str] = (), *, on_terminal: bool = True) -> None:
-    """Goes on from a run's latest checkpoint; whoever calls holds the folder."""
+def go_on(
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    on_terminal: bool = True,
+    launched: Callable[[], None] = lambda: None,
+) -> None:
+    """Goes on from a run's latest checkpoint; whoever calls holds the folder. `launched` is called before the workers
+    start."""
     data = run_folder.read_config(latest_config(folder))
     if "profile" in data:
         data["profile"] = {**data["profile"], "kind": "none"}  # a trace is of the command that asks for it
@@ -57,6 +64,7 @@ def go_on(folder: Path, overrides: Sequence[str] = (), *, on_terminal: bool = Tr
         restore_data(folder, run)
     config = run_folder.add_config(folder, data)
     run_folder.write_status(folder, "running")
+    launched()
     start(folder, run, config, "--resume", on_terminal=on_terminal)
 
 

@@ -15,7 +15,7 @@ from eyas.experiments.batch_sizes import BatchRamp, BatchSizes
 from eyas.experiments.data_config import DataConfig
 from eyas.experiments.experiment import ExperimentConfig
 from eyas.experiments.match import MatchConfig
-from eyas.experiments.named_step import split_step
+from eyas.experiments.named_step import step_of
 from eyas.experiments.profile_config import ProfileConfig
 from eyas.experiments.schedule import ScheduleConfig
 from eyas.experiments.tasks import LANGUAGE_MODELLING, Task, load_task
@@ -113,8 +113,8 @@ class RunConfig:
     seed: int = 1
     """Of the initial weights."""
     start_from: str | None = None
-    """Run folder whose weights, model and tokenizer this run starts from, those of a step as in runs/dense@500, or the
-    latest; null for drawn weights."""
+    """Run folder whose model, tokenizer and weights this run starts from: the latest weights, or those of a step as in
+    runs/dense@500; null for drawn weights."""
     branch_from: str | None = None
     """Run folder and step, as runs/stable@300: go on from that checkpoint, optimizer included, with another schedule or
     length. Without a step, from where the decay begins; null for a run of its own."""
@@ -163,8 +163,8 @@ def check(run: RunConfig) -> None:
     """Raises ConfigError or LayoutError where model, layout, batch, data and schedule do not fit together."""
     spec, layout, trainer = run.spec, run.layout, run.trainer
     asked_for(run.logger)
-    behind = None if run.branch_from is None else split_step(run.branch_from, "branch_from")[1]
-    run.profile.check(trainer.max_steps - (behind or 0))
+    behind = 0 if run.branch_from is None else step_of(run.branch_from)
+    run.profile.check(trainer.max_steps - behind)
     for size in trainer.batches.all:
         try:
             layout.check_microbatches(layout.microbatches(size, trainer.microbatch))

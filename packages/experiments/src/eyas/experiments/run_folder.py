@@ -19,7 +19,7 @@ import yaml
 from eyas.core.errors import CheckpointError, ConfigError, DataError
 from eyas.experiments.data_card import card_page
 from eyas.experiments.hold import LOCK
-from eyas.experiments.named_step import AT
+from eyas.experiments.named_step import run_of, step_of
 from eyas.experiments.origin import Origin
 from eyas.experiments.prepared import Prepared, load_prepared
 from eyas.experiments.run_config import RunConfig, load_run
@@ -91,13 +91,12 @@ def add_config(folder: Path, config: Mapping[str, Any]) -> Path:
 
 def write_data(folder: Path, run: RunConfig, prepared: Prepared) -> None:
     """Notes where the run's tokens are, and keeps their card and their tokenizer."""
-    from eyas.experiments.batches import training_sequences  # brings torch, which other commands do without
+    from eyas.experiments.batches import passes  # brings torch, which other commands do without
 
     directories = {name: str(text.directory.resolve()) for name, text in prepared.texts.items()}
     write_json(folder / DATA, {"directories": directories})
-    wholes = {name: sequences.whole for name, sequences in training_sequences(run.data, prepared).items()}
-    asked = run.trainer.batches.before(run.trainer.max_steps)
-    _write_whole(folder / CARD, card_page(run.data, prepared, asked, wholes))
+    sequences = run.trainer.batches.before(run.trainer.max_steps)
+    _write_whole(folder / CARD, card_page(run.data, prepared, sequences, passes(run.data, prepared, sequences)))
     if prepared.tokenizer is not None:
         shutil.copyfile(prepared.tokenizer, folder / TOKENIZER)
 
@@ -162,8 +161,7 @@ def checkpoint_of_step(folder: Path, step: int, purpose: str) -> Path:
 
 def named_checkpoint(named: str) -> Path:
     """The checkpoint called RUN@STEP. Raises CheckpointError where there is none: it may have gone since."""
-    name, _, step = named.rpartition(AT)
-    return checkpoint_of_step(Path(name), int(step), "go on from")
+    return checkpoint_of_step(run_of(named), step_of(named), "go on from")
 
 
 def check_text(folder: Path, wanted: str) -> None:

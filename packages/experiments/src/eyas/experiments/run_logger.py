@@ -57,9 +57,11 @@ class RunLogger(Logger):
         rows = self._read()
         self._rewrite([row for row in rows if int(row[STEP]) < step])
 
-    def numbers(self, name: str) -> list[float]:
-        """All that the file has of a metric, by step; rows without it are left out."""
-        return [float(row[name]) for row in self._read() if row.get(name)]
+    def numbers(self, *names: str) -> dict[str, list[float]]:
+        """All that the file has of each metric, by step; those that it does not have are left out."""
+        rows = self._read()
+        found = {name: [float(row[name]) for row in rows if row.get(name)] for name in names}
+        return {name: values for name, values in found.items() if values}
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -32,8 +32,8 @@ def with_start(job: Job) -> dict[str, Any]:
             raise ConfigError(f"start_from={start} decides the model and the tokenizer; leave out {override}")
     name, step = split_step(str(start), "start_from")
     folder = run_folder.find(Path(name).resolve(), "start_from")
-    run_folder.check_checkpoint(folder, "start from; train it")
     if step is None:
+        run_folder.check_checkpoint(folder, "start from; train it")
         step = max(checkpoint_folder.complete(folder / run_folder.CHECKPOINTS))
     run_folder.checkpoint_of_step(folder, step, "start from")
     named = with_step(folder, step)

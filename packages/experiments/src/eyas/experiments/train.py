@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from eyas.core.errors import ConfigError, EyasError
@@ -19,7 +18,7 @@ from eyas.experiments.run_config import RunConfig
 from eyas.experiments.sweep import Sweep
 from eyas.experiments.workers import JOINED, REFUSED, WORKER, claim_with_data, start
 from eyas.parallel.environment import joined
-from eyas.parallel.launch import follow, refusing
+from eyas.parallel.launch import Followers, follow
 
 
 def train(arguments: Sequence[str], *, dry_run: bool) -> int:
@@ -32,17 +31,18 @@ def train(arguments: Sequence[str], *, dry_run: bool) -> int:
         if followed:
             follow(WORKER, [JOINED])
         return 0
-    with refusing(WORKER, [JOINED, REFUSED]) if followed else nullcontext():
-        return lead(arguments, dry_run=dry_run)
+    with Followers(WORKER, [JOINED, REFUSED], follow=followed) as followers:
+        lead(arguments, followers, dry_run=dry_run)
+    return 0
 
 
-def lead(arguments: Sequence[str], *, dry_run: bool) -> int:
+def lead(arguments: Sequence[str], followers: Followers, *, dry_run: bool) -> None:
     """`train` for the process that composes."""
     errors: list[EyasError] = []
 
     def run(job: Job) -> None:
         try:
-            train_one(job, dry_run=dry_run)
+            train_one(job, followers, dry_run=dry_run)
         except EyasError as error:  # not raised here: Hydra would say a line of its own
             errors.append(error)
 
@@ -59,7 +59,6 @@ def lead(arguments: Sequence[str], *, dry_run: bool) -> int:
     if errors:
         raise errors[0]
     sweep.conclude()
-    return 0
 
 
 def print_card(run: RunConfig, folder: Path) -> None:
@@ -71,7 +70,7 @@ def print_card(run: RunConfig, folder: Path) -> None:
         raise EyasError(f"{run_folder.UNREAD} (run folder: {folder})") from error
 
 
-def train_one(job: Job, *, dry_run: bool) -> None:
+def train_one(job: Job, followers: Followers, *, dry_run: bool) -> None:
     """Checks and runs one configuration."""
     config, run = load_job(job)
     if dry_run:
@@ -81,4 +80,5 @@ def train_one(job: Job, *, dry_run: bool) -> None:
     with hold(folder, "trained"):
         if run.drawn_task is None:
             print_card(run, folder)
+        followers.launched()
         start(folder, run, folder / run_folder.CONFIG)

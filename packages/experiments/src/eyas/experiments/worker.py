@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,14 +18,16 @@ from eyas.core.accounting import active_parameters, parameters, tail_parameters,
 from eyas.core.errors import CheckpointError
 from eyas.experiments import run_folder
 from eyas.experiments.batches import Share
-from eyas.experiments.callbacks import Checkpoints, MissedValidations, ProgressLine, ResumesLog, Stopwatch
+from eyas.experiments.callbacks import Checkpoints, ProgressLine, ResumesLog
 from eyas.experiments.feed import feed_of
+from eyas.experiments.missed_validations import MissedValidations
 from eyas.experiments.module import TrainingModule
 from eyas.experiments.named_step import run_of
 from eyas.experiments.profiling import Profile
 from eyas.experiments.router_picture import draw_routers
 from eyas.experiments.run_config import RunConfig, load_run
 from eyas.experiments.run_logger import RunLogger
+from eyas.experiments.stopwatch import Stopwatch
 from eyas.experiments.trackers import asked_for, loggers
 from eyas.experiments.upcycle import experts_of
 from eyas.layers.upcycle import Grown
@@ -34,7 +37,14 @@ from eyas.parallel.strategy import MegatronStrategy
 from eyas.parallel.this_rank import replica_here
 
 REFUSED_CODE = 2
-"""Exit code of ranks that were told that there is nothing to do, as of the command that refused it."""
+"""Exit code of a rank that rank 0 told to do nothing; the refused command ends with the same."""
+OF_CURVES: dict[str, tuple[str, Callable[[list[float]], float]]] = {
+    "train_loss": ("train/loss", lambda values: values[-1]),
+    "tokens_per_second": ("tokens_per_second", median),  # any one step may have been disturbed
+    "mfu": ("mfu", median),
+    "memory_gib": ("memory_gib", max),
+}
+"""What a run ends with of its curves: the column, and what is made of it."""
 
 
 def main() -> None:
@@ -91,7 +101,7 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         runs=Path(run.runs),
         config=run_folder.read_config(folder / run_folder.CONFIG),
         first=dist.get_rank() == 0,
-        resumed_at=max(checkpoint_folder.complete(checkpoints)) if resume else None,
+        resumed_at=checkpoint_folder.step_of(start_from) if resume and start_from is not None else None,
     )
     watch = Stopwatch()
     interval = run.trainer.validation_interval
@@ -125,7 +135,8 @@ def train(folder: Path, run: RunConfig, *, resume: bool) -> None:
         feed.validation,
         ckpt_path=None if start_from is None else str(start_from),
     )
-    missed.make_up(trainer, module, [log])  # where no step was left to train
+    # Where no step was left to train Lightning ends no training, and the trackers are closed.
+    missed.make_up(trainer, module, [log])
     if trainer.is_global_zero:
         run_folder.write_metrics(folder, feed.baselines | outcome(run, module, trainer.global_step, log, watch.seconds))
         draw_routers(folder, log.path)
@@ -140,21 +151,17 @@ def experts_from_dense(run: RunConfig) -> dict[str, Grown]:
 
 
 def outcome(run: RunConfig, module: TrainingModule, steps: int, log: RunLogger, seconds: float) -> dict[str, Any]:
-    """The numbers that a run ends with; losses in nats per token. Speed is that of the median step, as any one step may
-    have been disturbed."""
-    speed, mfu = log.numbers("tokens_per_second"), log.numbers("mfu")
+    """The numbers that a run ends with; losses in nats per token."""
+    curves = log.numbers(*(column for column, _ in OF_CURVES.values()))
     samples, length = run.trainer.batches.before(steps), run.data.sequence_length
     told = dict(module.validation)
     return {
         "validation_loss": told.pop("loss"),
         **{f"validation_{name}" if name.startswith("loss_") else name: value for name, value in told.items()},
-        "train_loss": log.numbers("train/loss")[-1],
+        **{name: of(curves[column]) for name, (column, of) in OF_CURVES.items() if column in curves},
         "steps": steps,
         "samples": samples,
         "tokens": samples * length,
-        "tokens_per_second": median(speed),
-        **({"mfu": median(mfu)} if mfu else {}),
-        "memory_gib": max(log.numbers("memory_gib")),
         "parameters": parameters(module.spec),
         "active_parameters": active_parameters(module.spec),
         "tail_parameters": tail_parameters(module.spec),

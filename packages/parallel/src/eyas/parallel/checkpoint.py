@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from eyas.core.errors import CheckpointError
 from eyas.core.mixer import held
-from eyas.parallel.checkpoint_folder import UNFINISHED, latest
+from eyas.parallel.checkpoint_folder import UNFINISHED, delete, latest
 from eyas.parallel.megatron import CheckpointingException, ShardedTensor, dist_checkpointing, parallel_state
 
 __all__ = ["expert_of_dense", "latest", "load", "save", "sharded_weights"]
@@ -64,7 +64,7 @@ def save(state: dict[str, Any], path: Path) -> None:
     dist.barrier()
     if dist.get_rank() == 0:
         if path.exists():
-            shutil.rmtree(path)
+            delete(path)
         unfinished.rename(path)
     dist.barrier()
 

@@ -15,6 +15,11 @@ def at_step(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step of a complete checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def complete(folder: Path) -> dict[int, Path]:
     """The complete checkpoints in `folder`, by step."""
     return {
@@ -26,7 +31,13 @@ def complete(folder: Path) -> dict[int, Path]:
 
 def delete(path: Path) -> None:
     """Deletes a checkpoint, which counts as none from the beginning, so that no half of it is ever taken for whole."""
-    shutil.rmtree(path.rename(path.with_name(path.name + UNFINISHED)))
+    shutil.rmtree(path.rename(path.with_name(f"{path.name}.old{UNFINISHED}")))
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what a killed run left half-written or half-deleted."""
+    for left in folder.glob(f"*{UNFINISHED}"):
+        shutil.rmtree(left)
 
 
 def latest(folder: Path) -> Path | None:

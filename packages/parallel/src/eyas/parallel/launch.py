@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from unittest.mock import patch
 
 from eyas.core.errors import WorkerError
@@ -27,13 +27,11 @@ from eyas.parallel.rank_errors import LAUNCHED, Death, explain, forget_error, re
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-__all__ = ["follow", "launch", "refusing", "report_errors"]
+__all__ = ["Followers", "follow", "launch", "report_errors"]
 
 GRACE = 3
 """Seconds between asking the remaining ranks to end and killing them. They may wait for a dead one in a collective."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_as_rank: list[int] = []
-"""The rank that this process was launched as in its job, once it was."""
 
 
 def launch(run: Path, module: str, arguments: Sequence[str], processes: int, *, on_terminal: bool = True) -> None:
@@ -150,23 +148,29 @@ def follow(module: str, arguments: Sequence[str]) -> None:
         raise WorkerError(f"rank {job.rank} failed with exit code {code}; rank 0 or the lines above say why")
 
 
-@contextmanager
-def refusing(module: str, arguments: Sequence[str]) -> Iterator[None]:
-    """For rank 0 of a torchrun or SLURM job whose other ranks `follow`: where an error leaves the block before anything
-    was launched, runs `python -m module arguments...` as rank 0, which is to tell the others. SLURM would let
-    them wait for the half hour that torch.distributed waits. Elsewhere it does nothing."""
-    _as_rank.clear()
-    try:
-        yield
-    except Exception:
+class Followers:
+    """The other ranks of a torchrun or SLURM job, which `follow`. Where an error leaves the block before `launched`,
+    runs `python -m module arguments...` as rank 0, which is to tell them: SLURM would let them wait for the half hour
+    that torch.distributed waits. Does nothing where there are none, or for a command that they do not follow."""
+
+    def __init__(self, module: str, arguments: Sequence[str], *, follow: bool = True) -> None:
+        self.command = [sys.executable, "-m", module, *arguments]
         job = joined()
-        if job is not None and not _as_rank:
-            _run_to_end([sys.executable, "-m", module, *arguments])
-        raise
+        self.waiting = follow and job is not None and job.world_size > 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def launched(self) -> None:
+        """From here on they end with their own work."""
+        self.waiting = False
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.waiting and isinstance(error, Exception):
+            _run_to_end(self.command)
 
 
 def _run_as_rank(ranks: Path, rank: int, command: Sequence[str]) -> None:
-    _as_rank.append(rank)
     ranks.mkdir(parents=True, exist_ok=True)
     forget_error(ranks, rank)
     code = _run_to_end(command)

@@ -45,7 +45,7 @@ class Layout:
     attention is the same work for all; `contiguous` one piece."""
     context_exchange: ContextExchange = "gather"
     """What mixers with heads do under `context`: `gather` keys and values, or states, of all tokens; or by `alltoall`
-    take all tokens of a part of the heads (attention and Mamba-2)."""
+    take all tokens of a part of the heads (attention, Mamba-2, linear attention, Gated DeltaNet)."""
     expert: int = 1
     """Processes that share the experts of each mixture."""
     expert_tensor: int | None = None
