@@ -6,64 +6,22 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from small_runs import SMALL, eyas, last_loss, losses, train, write_texts
 
 from eyas.experiments.cli import BETWEEN_TEXTS, main
-
-SMALL = (
-    "model.mup=null", "model.hidden_size=32", "model.repeat=1",
-    "model.layers.ssm.num_heads=4", "model.layers.ssm.head_dim=8",
-    "model.layers.ssm.state_size=8", "model.layers.attn.head_dim=8", "model.layers.ffn.intermediate_size=48",
-    "data.vocab_size=400", "data.sequence_length=32", "data.validation_sequences=8",
-    "trainer.max_steps=20", "trainer.global_batch=8", "trainer.microbatch=2", "trainer.checkpoint_interval=10",
-    "schedule.warmup_steps=2",
-)  # fmt: skip
-"""A model of a few thousand weights; without the muP law, whose multipliers are meant for real widths."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a small corpus of its own; runs go to `runs` in it."""
     folder = tmp_path_factory.mktemp("runs")
-    words = [f"word{number} " * (number % 5 + 1) for number in range(300)]
-    for number in range(12):
-        (folder / f"text{number}.txt").write_text("".join(words[number * 20 :: 3]) * 20)
+    write_texts(folder)
     return folder
-
-
-def eyas(place, *arguments, **options):
-    """Starts the command in `place`."""
-    environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "eyas.experiments.cli", *arguments]
-    return subprocess.Popen(
-        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
-
-
-def train(place, name, *overrides):
-    """Trains and returns the run folder; the terminal must hold our lines alone."""
-    process = eyas(place, "train", "data.files=text*.txt", *SMALL, f"name={name}", *overrides)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert err == ""
-    (folder,) = (place / "runs" / name).iterdir()
-    assert f"Run folder: runs/{name}/{folder.name}" in out
-    return folder
-
-
-def losses(folder):
-    with (folder / "metrics.csv").open() as stream:
-        return [float(row["train/loss"]) for row in csv.DictReader(stream)]
-
-
-def last_loss(folder):
-    return json.loads((folder / "metrics.json").read_text())["validation_loss"]
 
 
 @pytest.fixture(scope="module")
@@ -401,35 +359,3 @@ def loss_before_training(start, tuned):
     run = open_run(tuned)
     batch = training_batches(run.data, read_data(tuned), Share(run.trainer.global_batch), 1)[0]
     return load_model(start)(batch["tokens"], batch["labels"]).mean().item()
-
-
-@pytest.mark.slow
-def test_torchrun_may_start_the_ranks(place, one_process):
-    environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "eyas.experiments.cli", "train", "data.files=text*.txt", *SMALL, "name=joined", "layout.tensor=2"]
-    finished = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=240)
-    assert finished.returncode == 0, finished.stderr
-    (folder,) = (place / "runs" / "joined").iterdir()
-    expected, actual = losses(one_process), losses(folder)
-    assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) < 1e-4
-
-
-def test_ranks_of_a_joined_job_end_when_the_first_one_refuses(place):
-    """SLURM leaves the others waiting where torchrun ends them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    job = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "eyas.experiments.cli", "train", "trainer.max_step=5"]
-    ranks = [
-        subprocess.Popen(
-            command, cwd=place, env={**job, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    (_, first), (_, second) = (rank.communicate(timeout=90) for rank in ranks)
-    assert [rank.returncode for rank in ranks] == [2, 1]
-    assert re.fullmatch(r"eyas: .*unknown option 'max_step'.*\n", first)
-    assert second == "eyas: rank 1 failed with exit code 2; rank 0 or the lines above say why\n"
