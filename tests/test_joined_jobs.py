@@ -10,27 +10,20 @@ import pytest
 from small_runs import SMALL, losses, train, write_texts
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a small corpus of its own; runs go to `runs` in it."""
-    folder = tmp_path_factory.mktemp("runs")
-    write_texts(folder)
-    return folder
-
-
 @pytest.mark.slow
-def test_torchrun_may_start_the_ranks(place):
-    environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+def test_torchrun_may_start_the_ranks(tmp_path):
+    write_texts(tmp_path)
+    environment = {**os.environ, "EYAS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "eyas.experiments.cli", "train", "data.files=text*.txt", *SMALL, "name=joined", "layout.tensor=2"]
-    finished = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=240)
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
-    (folder,) = (place / "runs" / "joined").iterdir()
-    expected, actual = losses(train(place, "one")), losses(folder)
+    (folder,) = (tmp_path / "runs" / "joined").iterdir()
+    expected, actual = losses(train(tmp_path, "one")), losses(folder)
     assert max(abs(a - e) / e for a, e in zip(actual, expected, strict=True)) < 1e-4
 
 
-def test_ranks_of_a_joined_job_end_when_the_first_one_refuses(place):
+def test_ranks_of_a_joined_job_end_when_the_first_one_refuses(tmp_path):
     """SLURM leaves the others waiting where torchrun ends them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -39,7 +32,7 @@ def test_ranks_of_a_joined_job_end_when_the_first_one_refuses(place):
     command = [sys.executable, "-m", "eyas.experiments.cli", "train", "trainer.max_step=5"]
     ranks = [
         subprocess.Popen(
-            command, cwd=place, env={**job, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
+            command, cwd=tmp_path, env={**job, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in range(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -206,17 +206,17 @@ def check_names(family: Family, spec: ModelSpec, theirs: Mapping[str, Shape]) ->
     table = correspondences(family, spec)
     for name in sorted(table.keys() - theirs.keys() - {name for name, tensor in table.items() if tensor.repeats}):
         raise CheckpointError(f"tensor {name!r} is missing from the {family.model_type} weights")
-    for name in sorted(theirs.keys() - table.keys() - repeated(family, spec)):
-        if name.endswith(FREQUENCIES):
-            continue
+    for name in sorted(theirs.keys() - table.keys() - needless(family, spec, theirs)):
         raise CheckpointError(f"tensor {name!r} has no place in this {family.model_type}")
     for name in sorted(table.keys() & theirs.keys()):
         table[name].check(theirs[name])
 
 
-def repeated(family: Family, spec: ModelSpec) -> set[str]:
-    """Tensors that a file may hold although the model has them already: the head that is tied to the embedding."""
-    return {family.names.head} if spec.tie_embeddings else set()
+def needless(family: Family, spec: ModelSpec, names: Iterable[str]) -> set[str]:
+    """Tensors that a file may hold although the model has them already: a head that is tied to the embedding, and what
+    follows from the options."""
+    tied = {family.names.head} if spec.tie_embeddings else set()
+    return tied | {name for name in names if name.endswith(FREQUENCIES)}
 
 
 def copies_last(table: Mapping[str, Correspondence]) -> list[Correspondence]:

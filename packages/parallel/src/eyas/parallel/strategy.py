@@ -6,7 +6,7 @@ One Lightning batch is one global batch (this replica's part of it) and one `tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,9 +52,12 @@ class EngineOptimizer(torch.optim.Optimizer):
     def state(self) -> Mapping[Any, Any]:  # type: ignore[override]  # an attribute elsewhere
         return {}
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no loss to return: the closure of manual optimization is empty
-        """One optimizer step with `values`, learning rate and weight decay; leaves its outcome in `result`."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One optimizer step with `values`, learning rate and weight decay; leaves its outcome in `result`. Calls
+        `closure` before it and returns its result, as torch does; Lightning's is empty, as optimization is manual."""
+        loss = None if closure is None else closure()
         self.result = self.engine.update(*self.values)
+        return loss
 
 
 class MegatronStrategy(ParallelStrategy):
