@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from models import MIXERS
 
-from eyas.core.registry import mixer
+from eyas.core.registry import mixer, mixers
 from eyas.layers.testing import Trial
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -59,6 +59,34 @@ def active(layout: Layout) -> frozenset[str]:
         "chunked loss": layout.loss_chunk is not None,
     }
     return frozenset(axis for axis, so in used.items() if so)
+
+
+def beside(trial: Trial, layout: Layout) -> frozenset[str]:
+    """What else a drawn case has, of FEATURES."""
+    model = trial.model
+    has = {
+        "blocks recomputed": layout.recompute == "full",
+        "parts recomputed": layout.recompute not in ((), "full"),
+        "stages by cost": layout.stages == "auto",
+        "stages listed": isinstance(layout.stages, tuple),
+        "one half each": layout.branches == "halves",
+        "halves swapped": layout.branches == "swapped",
+        "multi-token prediction": "/" in model["pattern"],
+        "tied embeddings": model["tie_embeddings"],
+        "dropout": model["dropout"] > 0,
+        "documents": trial.documents,
+        "several microbatches": trial.global_batch > trial.microbatch * layout.data,
+    }
+    kinds = {options["kind"] for options in model["layers"].values()}
+    return frozenset(feature for feature, so in has.items() if so) | kinds
+
+
+OURS = tuple(kind for kind, found in mixers().items() if found.mixer.__module__.startswith("eyas.layers."))
+FEATURES = (
+    "blocks recomputed", "parts recomputed", "stages by cost", "stages listed", "one half each", "halves swapped",
+    "multi-token prediction", "tied embeddings", "dropout", "documents", "several microbatches", *OURS,
+)  # fmt: skip
+"""Choices within an axis, and what models and data have: each is to be proved beside every axis."""
 
 
 @st.composite

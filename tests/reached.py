@@ -3,23 +3,26 @@
 from collections import Counter
 from itertools import combinations_with_replacement
 
-from drawn import AXES
+from drawn import AXES, FEATURES
 
+ROWS = (*AXES, *FEATURES)
 proved: list[frozenset[str]] = []
-"""The axes of every layout that computed what one process computes."""
+"""The axes of every layout that computed what one process computes, and what else the case had."""
 
 
-def note(axes: frozenset[str]) -> None:
+def note(case: frozenset[str]) -> None:
     """Counts a proved layout."""
-    proved.append(axes)
+    proved.append(case)
 
 
 def table() -> list[str]:
-    """Lines that tell how many proved layouts had each axis (on the diagonal) and each pair of axes."""
-    counts = Counter(pair for axes in proved for pair in combinations_with_replacement(sorted(axes, key=AXES.index), 2))
-    width = max(map(len, AXES)) + 5
+    """Lines that tell how many proved layouts had each axis (on the diagonal) and each pair of axes; below, how many
+    with each axis had what else."""
+    counts = Counter(pair for case in proved for pair in combinations_with_replacement(sorted(case, key=ROWS.index), 2))
+    width = max(map(len, ROWS)) + 5
     lines = [" " * width + "".join(f"{number:>5}" for number in range(1, len(AXES) + 1))]
-    for row, axis in enumerate(AXES):
-        cells = [counts[other, axis] for other in AXES[: row + 1]]
-        lines.append(f"{row + 1:>3}  {axis:<{width - 5}}" + "".join(f"{cell:>5}" for cell in cells))
+    for row, name in enumerate(ROWS):
+        cells = [counts[axis, name] for axis in AXES[: row + 1]]
+        number = row + 1 if row < len(AXES) else ""
+        lines.append(f"{number:>3}  {name:<{width - 5}}" + "".join(f"{cell:>5}" for cell in cells))
     return lines

@@ -1,8 +1,10 @@
 """Every pair of the kinds of parallelism, with everything else drawn: any layout computes what one process computes."""
 
+import itertools
+
 import pytest
 import reached
-from drawn import AXES, PAIRS, active, trials
+from drawn import AXES, FEATURES, PAIRS, active, beside, trials
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ REPRESENTATIVE = [(axis,) for axis in AXES]
 def prove(data: st.DataObject, wanted: tuple[str, ...]) -> None:
     trial, layout = data.draw(trials(wanted))
     assert_equal_outcomes(run(trial, layout), run(trial, Layout()), trial, layout)
-    reached.note(active(layout))
+    reached.note(active(layout) | beside(trial, layout))
 
 
 @pytest.mark.parametrize("wanted", REPRESENTATIVE, ids=" and ".join)
@@ -41,5 +43,6 @@ def test_a_layout_with_both_axes_changes_nothing(wanted, data):
 @pytest.mark.slow
 def test_every_pair_of_axes_was_proved():
     """Runs behind all others of this file."""
-    missing = [pair for pair in PAIRS if not any(axes >= set(pair) for axes in reached.proved)]
+    wanted = [*PAIRS, *itertools.product(AXES, FEATURES)]
+    missing = [pair for pair in wanted if not any(case >= set(pair) for case in reached.proved)]
     assert not missing, f"never proved together: {missing}"

@@ -1,11 +1,14 @@
 """Any layout computes what one process computes."""
 
+from math import gcd
+
 import pytest
 from drawn import ON_WORKERS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from models import MIXERS, falcon_h1, holding, hymba, lending, zamba2
 
+from eyas.experiments import catalogue
 from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
 from eyas.parallel.options import OptimizerOptions
@@ -167,6 +170,25 @@ def test_a_layout_changes_nothing_in_blocks_with_options(model, layout, microbat
 @given(models(), layouts(processes=8), st.integers(0, 1000))
 def test_a_layout_of_eight_changes_nothing(model, layout, seed):
     assert_layout_changes_nothing(model, layout, global_batch=8, seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["0.5b", "1.5b", "1.5b_deep", "3b", "7b", "34b"])
+def test_the_heads_of_every_size_are_the_same_over_as_many_ranks_as_they_divide_by(size):
+    """Heads and groups as released, of small widths; up to twelve ranks share what two key-value heads and one group
+    have."""
+    spec = catalogue.models()[f"falcon_h1_{size}"]
+    ssm, attn = spec.layers["ssm"], spec.layers["attn"]
+    model = falcon_h1(
+        heads=attn.num_heads,
+        kv_heads=attn.kv_heads,
+        ssm_heads=ssm.num_heads,
+        groups=ssm.num_groups,
+        norm=ssm.gated_norm,
+        repeat=1,
+    )
+    layout = Layout(tensor=gcd(attn.num_heads, ssm.num_heads), sequence=True)
+    assert_layout_changes_nothing(model, layout, sequence_length=24)
 
 
 def test_microbatches_change_nothing():

@@ -2,7 +2,7 @@
 # S sequence, s this rank's part of it, B batch
 
 import pytest
-from models import MIXERS, falcon_h1, holding, hymba, zamba2
+from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
 from eyas.parallel.layout import Layout
 from eyas.parallel.pool import pool
@@ -36,7 +36,13 @@ def kept_and_stated(model, layout, dtype):
 
     kept = mixers.bytes_kept(minimised, known)
     share = RankShare(
-        sequence_length=S, microbatch=B, at=layout.coordinates, sequence=layout.sequence, element=dtype.itemsize
+        sequence_length=S,
+        microbatch=B,
+        at=layout.coordinates,
+        sequence=layout.sequence,
+        element=dtype.itemsize,
+        recompute=layout.recompute,
+        loss_chunk=layout.loss_chunk,
     )
     stated = sum(cost.activation_bytes for cost in block_costs(spec, share))
     return kept, stated + loss_bytes(spec, share) + tail_bytes(spec, share)
@@ -58,6 +64,49 @@ def test_a_rank_keeps_what_is_stated(name, layout):
     for dtype in (torch.float32, torch.bfloat16):
         kept, stated = pool(2).run(kept_and_stated, model, layout, dtype)[0]
         assert kept == stated + embedding_bytes(layout, model)
+
+
+SPARE = {
+    "norms": {"recompute": ("norm",)},
+    "branches": {"recompute": ("ssm", "mlp")},
+    "blocks": {"recompute": "full"},
+    "logits": {"loss_chunk": 16},
+    "both": {"recompute": "full", "loss_chunk": 16},
+}
+
+
+@pytest.mark.parametrize("sequence", [False, True], ids=["whole", "split"])
+@pytest.mark.parametrize("options", SPARE.values(), ids=SPARE.keys())
+def test_a_rank_keeps_what_is_stated_where_it_computes_again(options, sequence):
+    import torch
+
+    model, layout = falcon_h1(depths=2), Layout(tensor=2, sequence=sequence, **options)
+    kept, stated = pool(2).run(kept_and_stated, model, layout, torch.float32)[0]
+    assert kept == stated + embedding_bytes(layout, model)
+
+
+def over_ranks(model, layout, dtype):
+    """Bytes that all ranks keep, and what the closed forms state of them."""
+    import torch.distributed as dist
+
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, kept_and_stated(model, layout, dtype))
+    return [sum(bytes) for bytes in zip(*everyone, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(tensor=2, sequence=True), Layout(tensor=2, sequence=True, expert=2, expert_tensor=1)],
+    ids=["split", "shared out"],
+)
+@pytest.mark.parametrize("balancing", [BALANCED, PENALISED], ids=["bias", "losses"])
+def test_ranks_together_keep_what_is_stated_of_experts(balancing, layout):
+    """One rank's share depends on where the tokens go."""
+    import torch
+
+    model = mixture(**balancing)
+    kept, stated = pool(2).run(over_ranks, model, layout, torch.float32)[0]
+    assert kept == stated + 2 * embedding_bytes(layout, model)
 
 
 def kept_undropped(model, layout, dtype):

@@ -28,6 +28,11 @@ LAYOUTS = {
     "experts": Layout(tensor=2, sequence=True, data=2, expert=2, distributed_optimizer=True, overlap=True),
     "interleaved": Layout(pipeline=2, virtual_pipeline=2, data=2, distributed_optimizer=True, overlap=True),
     "three at once": Layout(tensor=2, pipeline=2, data=2, distributed_optimizer=True, overlap=True),
+    "branches on halves": Layout(tensor=2, sequence=True, branches="swapped", loss_chunk=8),
+    "heads exchanged": Layout(tensor=2, context=2, context_exchange="alltoall", context_order="contiguous"),
+    "recomputed parts": Layout(context=2, pipeline=2, recompute=("norm", "ssm"), loss_chunk=8),
+    "chosen stages": Layout(pipeline=2, stages="auto", data=2, distributed_optimizer=True),
+    "folded": Layout(tensor=2, sequence=True, expert=2, expert_tensor=1, dispatcher="allgather"),
 }
 SEVERAL = {name: layout for name, layout in LAYOUTS.items() if layout.processes > 1}
 SLOW_RATE, FAST_RATE = 3e-4, 1e-3
@@ -52,6 +57,10 @@ def trial(model=None, rate=SLOW_RATE, **options):
     return Repeated(model=model or falcon_h1(tied=True), dtype=NARROW, optimizer=optimizer, **options)
 
 
+WIDE_NAMES = ("A_log", "D", "dt_bias", "router", "selection_bias")
+"""Weights of float32 whatever the rest is in."""
+
+
 def dtypes_here(trial, layout):
     """One rank's part: what has which dtype after a step, as (what, dtype, dtype that it should have)."""
     found = []
@@ -74,7 +83,7 @@ def dtypes_here(trial, layout):
     found.extend(("received activations", s.received.dtype, NARROW) for s in stages if s.received is not None)
     engine.update(1e-3, 0.1)
     for name, tensor, weight, _ in held(engine.model):
-        found.append((name, tensor.dtype, WIDE if weight.float32 else NARROW))
+        found.append((name, tensor.dtype, WIDE if name.endswith(WIDE_NAMES) else NARROW))
         if weight.trained:
             found.append((f"gradient of {name}", tensor.main_grad.dtype, WIDE))
     for group in engine.optimizer.param_groups:

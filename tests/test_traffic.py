@@ -49,6 +49,37 @@ def test_split_sequences_cost_a_gather_and_a_scatter_and_backward_one_gather_mor
     assert backward == ({"all_gather": 2, "reduce_scatter": 1}, {WHOLE}, 1.5 * WHOLE)
 
 
+def backward_order(model, layout):
+    """Collectives and products of matrices of this rank's first block in its backward pass, one after another."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from eyas.core.model import load_model
+    from eyas.layers.rank_model import stages_here
+    from eyas.parallel import groups
+
+    class Order(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            done.append(function.name().split("::")[-1].split(".")[0])
+            return function(*args, **(kwargs or {}))
+
+    groups.initialise(layout)
+    (lm,) = stages_here(load_model(model), layout, torch.float64, 0, S)
+    h_sBD = torch.ones(S // layout.tensor, B, D, dtype=torch.float64, requires_grad=True)
+    y_sBD = lm.placed_blocks()[0].output(h_sBD, lm.context)
+    done: list[str] = []
+    with Order():
+        y_sBD.sum().backward()
+    return [name for name in done if name in ("_allgather_base_", "_reduce_scatter_base_", "mm", "bmm", "addmm")]
+
+
+@pytest.mark.parametrize("branches", ["ssm+attn", "ffn"])
+def test_the_backward_pass_begins_to_gather_before_its_products(branches):
+    """Both gatherings are begun before any matrix product, which the second, not awaited, goes on beside."""
+    order = pool(2).run(backward_order, with_pattern(branches), Layout(tensor=2, sequence=True))[0]
+    assert order[:2] == ["_allgather_base_", "_allgather_base_"]
+    assert {"mm", "bmm", "addmm"} & set(order[2:-1]) and order[-1] == "_reduce_scatter_base_"
+
+
 @pytest.mark.parametrize("branches", ["ssm+attn", "ssm+attn+ffn", "ffn"])
 def test_whole_sequences_cost_one_sum_each_way(branches):
     forward, backward = measured(with_pattern(branches), Layout(tensor=2))

@@ -146,13 +146,13 @@ class MoE(Mixer):
             self, hidden_size: int, sequence_length: int, microbatch: int, element: int = 4, at: Coordinates = WHOLE
         ) -> float:
             """Without a capacity, and with an even load of the experts' ranks. Of a rank's own tokens: the router's
-            scores, choice and weights, and what the latent projection reads; of the tokens that reach its experts:
-            input, index, weight, what the activation, the product with the gate and the weighing keep; of the whole
-            sequence: the shared expert's. Once: the loads that the balancing losses read, and the losses; where each
-            expert's tokens end in a grouped product."""
+            scores, choice and weights, what the latent projection reads, and where each goes; of the tokens that reach
+            its experts: input, weight, what the activation, the product with the gate and the weighing keep; of the
+            whole sequence: the shared expert's. Once: the loads that the balancing losses read, and the losses; where
+            each expert's tokens end in a grouped product."""
             width, wide, E = self.latent_size or hidden_size, max(element, 4), self.num_experts
             tokens = sequence_length * microbatch
-            own = E * (2 * wide + 2) + (self.latent_size or 0) * element
+            own = E * (2 * wide + 2) + (self.latent_size or 0) * element + 8 * self.top_k
             own += hidden_size * 4 if element < 4 else 0
             own += (E + 1) * wide if self.score == "sigmoid" and self.top_k > 1 else 0
             share = wide if self.score == "sigmoid" else 4
@@ -168,7 +168,7 @@ class MoE(Mixer):
             neurons = (4 if self.gated else 2) + self.weigh_inside
             each = width * (1 if self.weigh_inside else 2) + 1 + neurons * self.intermediate_size / at.expert_tensor
             arriving = tokens * self.top_k * at.expert_tensor / at.tensor
-            kept = once + tokens / at.tensor * own + arriving * (each * element + 8)
+            kept = once + tokens / at.tensor * own + arriving * each * element
             if self.shared_size is not None:
                 kept += tokens * (4 if self.gated else 2) * self.shared_size / at.tensor * element
                 kept += tokens * (hidden_size + 1) * element * self.shared_output_gate

@@ -116,7 +116,7 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
         assert_close(f"gradient of {name} under {layout}", gradient, expected.gradients[name], TOLERANCE)
     for name, weight in actual.weights.items():
         what = f"{name} after {trial.steps} steps under {layout}"
-        assert_close(what, weight, expected.weights[name], 10 * stepped, trial.rounding)
+        assert_close(what, weight, expected.weights[name], stepped, trial.rounding)
 
 
 def run(trial: Trial, layout: Layout) -> Outcome:
