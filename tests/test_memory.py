@@ -4,6 +4,7 @@
 import pytest
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
+from eyas.core.ledger import transformer_bytes
 from eyas.parallel.layout import Layout
 from eyas.parallel.pool import pool
 
@@ -107,6 +108,50 @@ def test_ranks_together_keep_what_is_stated_of_experts(balancing, layout):
     model = mixture(**balancing)
     kept, stated = pool(2).run(over_ranks, model, layout, torch.float32)[0]
     assert kept == stated + 2 * embedding_bytes(layout, model)
+
+
+def transformer_block(x_SBD, weights, heads, core):
+    """The block whose bytes `eyas.core.ledger` counts, of plain operations. `core` runs the core of attention."""
+    import torch
+    from torch.nn.functional import gelu, layer_norm, linear
+
+    (s, b, h), (qkv, projection, up, down) = x_SBD.shape, weights
+
+    def dropped(x):
+        return torch.native_dropout(x, 0.1, True)[0]
+
+    def attend(q, k, v):
+        return dropped((q @ k.mT * (h // heads) ** -0.5).softmax(-1)) @ v
+
+    parts = linear(layer_norm(x_SBD, [h]), qkv).chunk(3, -1)
+    by_head = (part.reshape(s, b * heads, h // heads).transpose(0, 1) for part in parts)
+    attended_SBD = core(attend, *by_head).transpose(0, 1).reshape(s, b, h)
+    x_SBD = x_SBD + dropped(linear(attended_SBD, projection))
+    return x_SBD + dropped(linear(gelu(linear(layer_norm(x_SBD, [h]), up)), down))
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_a_plain_transformer_block_keeps_what_the_published_ledger_says(recompute):
+    """But for means and deviations of the norms, a half percent."""
+    import mixers
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    s, b, h, heads = 64, 2, 128, 4
+
+    def noise(*shape):
+        return torch.randn(*shape, dtype=torch.bfloat16).requires_grad_()
+
+    def plain(run, *inputs):
+        return run(*inputs)
+
+    def again(run, *inputs):
+        return checkpoint(run, *inputs, use_reentrant=True)
+
+    x_SBD, weights = noise(s, b, h), [noise(3 * h, h), noise(h, h), noise(4 * h, h), noise(h, 4 * h)]
+    core, whole = again if recompute == "selective" else plain, again if recompute == "full" else plain
+    kept = mixers.bytes_kept(lambda: whole(lambda x: transformer_block(x, weights, heads, core), x_SBD), weights)
+    assert kept == pytest.approx(transformer_bytes(s, b, h, heads, recompute=recompute), rel=0.01)
 
 
 def kept_undropped(model, layout, dtype):

@@ -44,6 +44,18 @@ def main_gradient(parameter: Tensor) -> Tensor:
     return gradient
 
 
+def gather_parts(model: Sequence[nn.Module]) -> None:
+    """Completes the gradients that the distributed optimizer's replicas hold a part of each, for whoever compares
+    them; the optimizer reads its own part alone. A collective of all ranks, behind the reduction."""
+    for chunk in model:
+        ours: Any = chunk
+        for buffer in [*ours.buffers, *ours.expert_parallel_buffers]:
+            group = buffer.data_parallel_group
+            for bucket in buffer.buckets:
+                part = bucket.grad_data.chunk(group.size())[group.rank()].clone()
+                dist.all_gather_into_tensor(bucket.grad_data, part, group=group)
+
+
 def counts_here(parameter: Tensor) -> bool:
     """Whether the gradient norm counts this rank's copy of a weight, by what `mark` told."""
     noted: Any = parameter

@@ -84,7 +84,7 @@ class Outcome:
     kind_norms: list[dict[str, float]]
     """Gradient norms of each step by kind of mixer."""
     gradients: dict[str, Tensor]
-    """Of the first step, whole, by parameter name; empty with the distributed optimizer, which keeps parts of sums."""
+    """Of the first step, whole, by parameter name."""
     weights: dict[str, Tensor]
     """After the last step, whole."""
 
@@ -112,6 +112,7 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
             what = f"gradient norm of {kind} in step {step} under {layout}"
             assert_close(what, found[kind], norm, TOLERANCE if step == 0 else stepped)
     assert actual.weights.keys() == expected.weights.keys(), f"{layout} has other parameters than one process"
+    assert actual.gradients.keys() == expected.gradients.keys(), f"{layout} trains other parameters than one process"
     for name, gradient in actual.gradients.items():
         assert_close(f"gradient of {name} under {layout}", gradient, expected.gradients[name], TOLERANCE)
     for name, weight in actual.weights.items():
@@ -127,13 +128,15 @@ def run(trial: Trial, layout: Layout) -> Outcome:
 
 def train_here(trial: Trial, layout: Layout) -> Outcome | None:
     """One rank's part of a trial; rank 0 returns the outcome."""
-    from eyas.parallel.gradients import main_gradient
+    from eyas.parallel.gradients import gather_parts, main_gradient
 
     engine = engine_here(trial, layout)
     losses, grad_norms, kind_norms, gradients = [], [], [], {}
     for step in range(trial.steps):
         losses.append(engine.train_step(microbatches_here(trial, layout, step)))
-        if step == 0 and not layout.distributed_optimizer:
+        if step == 0:
+            if layout.distributed_optimizer:
+                gather_parts(engine.chunks)
             trained = {name: p for name, p in engine.model.named_parameters() if p.requires_grad}
             reduced = {name: main_gradient(parameter) for name, parameter in trained.items()}
             gradients = whole(reduced, engine.model)
