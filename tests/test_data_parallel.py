@@ -153,10 +153,18 @@ def test_initial_weights_are_the_same_bits_under_every_layout(layout):
     assert all(torch.equal(actual.weights[name], weight) for name, weight in expected.weights.items())
 
 
-def test_steps_of_growing_batches_may_be_overlapped():
-    """The number of microbatches changes between steps, and what a part waits for does not."""
+GROWING = {
+    "overlapped": OVERLAPPED["distributed optimizer"],
+    "pipeline": Layout(pipeline=2),
+    "interleaved": Layout(pipeline=2, virtual_pipeline=2),
+    "tensor and context": Layout(tensor=2, sequence=True, context=2),
+}
+
+
+@pytest.mark.parametrize("layout", GROWING.values(), ids=GROWING.keys())
+def test_batches_may_grow_between_steps(layout):
+    """The number of microbatches changes between steps, and what is waited for or sent before does not."""
     trial = Growing(model=falcon_h1(), steps=4)
-    layout = OVERLAPPED["distributed optimizer"]
     assert_equal_outcomes(run(trial, layout), run(trial, Layout()), trial, layout)
 
 

@@ -85,7 +85,8 @@ def dtypes_here(trial, layout):
     for name, tensor, weight, _ in held(engine.model):
         found.append((name, tensor.dtype, WIDE if name.endswith(WIDE_NAMES) else NARROW))
         if weight.trained:
-            found.append((f"gradient of {name}", tensor.main_grad.dtype, WIDE))
+            wide = trial.wide_gradients or tensor.dtype == WIDE
+            found.append((f"gradient of {name}", tensor.main_grad.dtype, WIDE if wide else NARROW))
     for group in engine.optimizer.param_groups:
         for master in group["params"]:
             found.append((f"master weight {tuple(master.shape)}", master.dtype, WIDE))
@@ -101,6 +102,14 @@ def test_what_is_narrow_and_what_is_wide(layout):
     for found in pool(layout.processes).run(all_here, dtypes_here, trial(model), layout)[0]:
         assert len(found) > 50
         assert [entry for entry in found if entry[1] != entry[2]] == []
+
+
+@pytest.mark.parametrize("name", ["one process", "data", "distributed optimizer", "tensor and sequence"])
+def test_gradients_may_be_added_up_in_bfloat16(name):
+    layout = LAYOUTS[name]
+    for found in pool(layout.processes).run(all_here, dtypes_here, trial(wide_gradients=False), layout)[0]:
+        assert [entry for entry in found if entry[1] != entry[2]] == []
+        assert NARROW in {dtype for what, dtype, _ in found if what.startswith("gradient of")}
 
 
 def with_experts():

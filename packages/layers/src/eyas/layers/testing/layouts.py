@@ -49,6 +49,8 @@ class Trial:
     seed: int = 0
     dtype: torch.dtype = torch.float64
     """Of weights and activations."""
+    wide_gradients: bool = True
+    """Whether gradients of bfloat16 weights are added up in float32."""
     optimizer: OptimizerOptions = field(default_factory=lambda: OptimizerOptions(learning_rate=1e-2, clip_norm=0.0))
 
     @property
@@ -163,6 +165,7 @@ def engine_here(trial: Trial, layout: Layout, *, watch: bool = False) -> Engine:
         layout,
         hidden_size=spec.hidden_size,
         dtype=trial.dtype,
+        wide_gradients=trial.wide_gradients,
         tied=spec.embeds_twice,
         meta_tokens=spec.meta_tokens,
         losses=stages[0].losses,
