@@ -21,9 +21,10 @@ LENGTHS = (64, 128, 256, 512)
 
 def make_run(
     folder: Path, model: str = "hybrid", rate: float = 0.003, seed: int = 1, steps: int = 60, routers: bool = False,
-    state: str = "finished", passes: list[str] | None = None, columns: str | None = None,
+    state: str = "finished", passes: list[str] | None = None, columns: str | None = None, more: int = 0,
 ) -> Path:  # fmt: skip
-    """A finished run of a model whose accuracy its name decides, with some noise of its seed."""
+    """A finished run of a model whose accuracy its name decides, with some noise of its seed, and `more` kinds of
+    curves than loss, gradient norm, learning rate, speed and accuracy."""
     folder.mkdir(parents=True)
     noise = np.random.default_rng([seed, MODELS.index(model) if model in MODELS else 9, int(rate * 1e5)])
     reached = {"hybrid": 0.98, "parallel": 0.8, "transformer": 0.13}.get(model, 0.03) + 0.01 * noise.standard_normal()
@@ -45,7 +46,7 @@ def make_run(
     environment = {"python": "3.11.9", "packages": {"torch": "2.13", "mamba-ssm": None}, "command": ["eyas", model]}
     (folder / "environment.json").write_text(json.dumps(environment))
     loss = 3.0 - 2 * reached + np.exp(-np.arange(steps) / steps * 6) + 0.03 * noise.standard_normal(steps)
-    write_curves(folder, loss, noise, reached, rate, routers)
+    write_curves(folder, loss, noise, reached, rate, routers, more)
     if state == "finished":
         metrics = {
             "validation_loss": float(loss[-1]) + 0.01, "train_loss": float(loss[-1]), "accuracy": reached,
@@ -58,28 +59,33 @@ def make_run(
     return folder
 
 
-def write_curves(folder: Path, loss: Any, noise: Any, reached: float, rate: float, routers: bool) -> None:
+def write_curves(
+    folder: Path, loss: Any, noise: Any, reached: float, rate: float, routers: bool, more: int = 0
+) -> None:
     """metrics.csv: written at once, as RunLogger would row by row."""
     steps = len(loss)
     every = max(1, steps // 6)
     experts = [f"blocks.1.branches.moe/load_{expert}" for expert in range(8)]
     figures = [f"blocks.1.branches.moe/{name}" for name in ("max_violation", "entropy", "dropped")]
     names = ["step", "train/loss", "grad_norm", "learning_rate", "tokens_per_second", "validation/loss", "accuracy"]
-    lines = [",".join(names + (experts + figures) * routers)]
+    others = [f"other_{number}" for number in range(more)]
+    lines = [",".join(names + others + (experts + figures) * routers)]
     for step in range(steps):
         measured = (step + 1) % every == 0
         row = [step, loss[step], 0.4 + 0.1 * abs(noise.standard_normal()), rate * (1 - step / steps), 1700.0]
         row += [loss[step] + 0.01, reached * (step + 1) / steps] if measured else ["", ""]
+        row += [*noise.standard_normal(more)]
         if routers:
             row += [*noise.dirichlet(np.full(8, 5.0)) * 8, 0.4, 1.9, 0.0]
         lines.append(",".join(map(str, row)))
     (folder / CURVES).write_text("\n".join(lines) + "\n")
 
 
-def make_sweep(folder: Path, runs: int, steps: int = 60, seeds: int = 3, routers: bool = False) -> Path:
-    """So many runs: models, then learning rates, each with its seeds."""
+def make_sweep(folder: Path, runs: int, steps: int = 60, seeds: int = 3, routers: bool = False, more: int = 0) -> Path:
+    """So many runs: models, then learning rates, each with its seeds; of each, the first has routers."""
     for number in range(runs):
         point = number // seeds
         model, rate = MODELS[point % len(MODELS)], 0.001 * (1 + point // len(MODELS))
-        make_run(folder / str(number), model, round(rate, 4), 1 + number % seeds, steps, routers and number < 24)
+        mixed = routers and number % seeds == 0
+        make_run(folder / str(number), model, round(rate, 4), 1 + number % seeds, steps, mixed, more=more)
     return folder

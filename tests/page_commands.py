@@ -9,8 +9,11 @@ import shlex
 import shutil
 from pathlib import Path
 
+import yaml
 from page_data import write_page_data
 from page_mixer import blocks
+
+from eyas.experiments.conf_tree import conf_folder
 
 ROOT = Path(__file__).parents[1]
 NOT_RUN = {
@@ -26,8 +29,12 @@ NOT_RUN = {
 ABOUT_RUNS = ("resume", "generate", "results", "report", "eval", "average", "import-hf", "export-hf")
 """Commands that need a run."""
 START = "start_from="
-DRAWN = ("recall", "mqar_gate", "hybrid_table")
-"""Experiments whose task draws its own sequences."""
+DRAWN = ("recall", "mqar_gate")
+"""Experiments of shell blocks whose task draws its own sequences."""
+PLACE = r"((?:conf|questions)/[\w/.]+\.yaml)"
+"""Where a file that a page shows belongs."""
+PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z]{3,}\b")
+"""What stands for something that a reader has."""
 STEPS, MORE = 2, 2
 """Steps of a training, and how many a resumed one has more."""
 FEW_TESTS = "data.validation_sequences=2"
@@ -38,6 +45,21 @@ def lines(path):
     """The lines of a page's shell blocks, one a command."""
     joined = (line for text in blocks(path, "bash", "") for line in text.replace("\\\n", " ").splitlines())
     return [line for line in joined if line.strip() and not line.startswith("#")]
+
+
+def spans(path):
+    """The commands within a page's sentences and tables that are whole: they name what they work on."""
+    sentences = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = (" ".join(text.split()) for text in re.findall(r"`(eyas [^`]+)`", sentences))
+    whole = (text for text in found if not PLACEHOLDER.search(text))
+    return [text for text in whole if any(not word.startswith("-") for word in text.split()[2:])]
+
+
+def follows(words):
+    """Whether a training goes on from the runs of another experiment."""
+    named = [word.removeprefix("experiment=") for word in words if word.startswith("experiment=")]
+    files = [conf_folder() / "experiment" / f"{name}.yaml" for name in named]
+    return any(yaml.safe_load(file.read_text())["experiment"].get("follows") for file in files if file.exists())
 
 
 def why_not_run(line):
@@ -52,12 +74,19 @@ class Reader:
         """Works in `folder`; without `training` a command that trains is composed, checked and costed instead."""
         self.folder, self.main, self.training = folder, main, training
         write_page_data(folder)
+        for part in ("code", "talk"):
+            (folder / part).mkdir()
+        shutil.copy(folder / "rows.jsonl", folder / "talk" / "0.jsonl")
+        for text in folder.glob("texts/*.txt"):
+            shutil.copy(text, folder / "code" / f"{text.stem}.py")
 
     def prepare(self, path: Path) -> None:
-        """Writes the files that a page shows, those that begin with their place in a comment, and the data beside a
-        task file."""
-        for text in blocks(path, "yaml"):
-            if place := re.search(r"^# ((?:conf|questions)/[\w/.]+\.yaml)$", text, re.MULTILINE):
+        """Writes the files that a page shows, those whose place stands in a comment at their beginning or in the line
+        before them, and the data beside a task file."""
+        shown = re.findall(r"([^\n]*)\n+```yaml\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+        for before, text in shown:
+            place = re.search(rf"^# {PLACE}$", text, re.MULTILINE) or re.search(rf" {PLACE} .*:$", before)
+            if place:
                 target = self.folder / place[1]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text)
@@ -80,13 +109,15 @@ class Reader:
             words = [re.sub(r"^[\d,]+$", lambda given: "1,2" if "," in given[0] else "2", word) for word in words]
         if not self.training and (words[0] in ABOUT_RUNS or any(word.startswith(START) for word in words)):
             return ""
-        told = self.say(words, 1 if "exits with 1" in comment else 0)
+        refused = not self.training and follows(words)
+        told = self.say(words, 2 if refused else 1 if "exits with 1" in comment else 0)
+        assert "; first eyas train -m experiment=" in told or not refused, told
         if "interrupt it" in comment and self.training:
             self.interrupt(words)
         return told
 
     def say(self, words, status):
-        """Runs a command to its end, which must be of that status."""
+        """Runs a command to its end, which must be of that status; returns what it printed."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -94,7 +125,7 @@ class Reader:
             except SystemExit as end:
                 code = end.code
         assert code == status, f"eyas {shlex.join(words)} ended with {code}: {err.getvalue()}"
-        return out.getvalue()
+        return out.getvalue() + err.getvalue()
 
     def shortened(self, words: list[str]) -> list[str]:
         """A training of a moment: the page's model and layout, few steps on a small text."""

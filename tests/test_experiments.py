@@ -1,7 +1,9 @@
-"""Every experiment composes, and its first two steps run; a sweep that it states runs without further words."""
+"""Every arm of every experiment composes, and its first two steps run; a sweep that it states runs without further
+words."""
 
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -18,14 +20,39 @@ from eyas.experiments.compose import compose
 from eyas.experiments.conf_tree import conf_folder
 from eyas.experiments.experiment import read_rule
 from eyas.experiments.sweep import Returned
+from eyas.parallel.checkpoint_folder import at_step
 
 EXPERIMENTS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
+MANY = 7
+"""Arms from which on an experiment takes its time to compose."""
 GROWN_FROM = {"upcycling": "upcycling_dense"}
 """Experiments that begin with the runs of another."""
+UPCYCLED = ("upcycle=none", "upcycle=virtual_groups", "upcycle=virtual_groups_unscaled")
 SHORT = (
     "trainer.max_steps=2", "trainer.global_batch=2", "trainer.microbatch=2", "schedule.warmup_steps=1",
     "trainer.validation_interval=null", "trainer.checkpoint_interval=null", "data.validation_sequences=2",
 )  # fmt: skip
+
+
+def of_file(experiment):
+    """What the experiment's own file states."""
+    return yaml.safe_load((conf_folder() / "experiment" / f"{experiment}.yaml").read_text())
+
+
+def swept(experiment):
+    """The values of each axis of the sweep that the experiment's own file states."""
+    params = of_file(experiment).get("hydra", {}).get("sweeper", {}).get("params", {})
+    return {name: split(str(values)) for name, values in params.items()}
+
+
+def split(values):
+    """The values of an axis; commas inside brackets part none."""
+    return re.findall(r"\[[^\]]*\]|[^,\s]+", values)
+
+
+def arms(experiment):
+    """How many runs of one seed that sweep has."""
+    return math.prod(len(values) for name, values in swept(experiment).items() if name != "seed")
 
 
 @pytest.fixture
@@ -44,9 +71,71 @@ def test_the_first_two_steps_of_every_experiment_run(experiment, place):
     if experiment in GROWN_FROM:
         dense = GROWN_FROM[experiment]
         assert main(["train", f"experiment={dense}", *SHORT]) == 0
-    assert main(["train", f"experiment={experiment}", "name=short", *SHORT, *small]) == 0
-    (metrics,) = place.glob("runs/short/*/metrics.json")
-    assert json.loads(metrics.read_text())["steps"] == 2
+    for number, arm in enumerate([[option] for option in UPCYCLED] if experiment == "upcycling" else [[]]):
+        assert main(["train", f"experiment={experiment}", f"name=short{number}", *SHORT, *small, *arm]) == 0
+        told = ended(place, f"short{number}")
+        assert told["steps"] == 2
+        assert (told["parameters"] > told["active_parameters"]) == (number > 0), "mixtures alone leave weights out"
+
+
+def ended(place, name):
+    """The metrics that the only run of a name ended with."""
+    (metrics,) = place.glob(f"runs/{name}/*/metrics.json")
+    return json.loads(metrics.read_text())
+
+
+def test_the_last_two_steps_of_a_branch_run(place):
+    assert main(["train", "experiment=schedules_stable", "seed=1", *SHORT, "trainer.checkpoint_interval=2"]) == 0
+    branch = ["schedule=schedules/branch", "schedule.decay_steps=2", "trainer.max_steps=4"]
+    assert main(["train", "experiment=schedules", "seed=1", "name=branch", *SHORT, *branch]) == 0
+    (folder,) = place.glob("runs/branch/*")
+    assert [*losses(folder)] == [2, 3]
+
+
+TABLE = swept("hybrid_table")
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [(TABLE["task"][0], model) for model in TABLE["model"]] + [(task, TABLE["model"][3]) for task in TABLE["task"][1:]],
+    ids=lambda chosen: chosen.rpartition("/")[2],
+)
+def test_two_steps_of_every_model_and_every_task_of_the_table_tell_what_it_shows(task, model, place):
+    assert main(["train", "experiment=hybrid_table", "name=arm", f"task={task}", f"model={model}", *SHORT]) == 0
+    told, stated, column = ended(place, "arm"), of_file("hybrid_table"), task.rpartition("/")[2] + "/"
+    assert (told["steps"], told["parameters"]) == (2, pytest.approx(stated["match"]["to"], rel=0.02))
+    shown = stated["experiment"]["shows"]
+    own = [name.removeprefix(column) for name in shown if name.startswith(column)]
+    costs = [name for name in shown if "/" not in name]
+    assert own and costs and [name for name in own + costs if not math.isfinite(told.get(name, math.nan))] == []
+    assert told["memory_gib"] > 0
+
+
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=pytest.mark.slow) if arms(name) >= MANY else name for name in EXPERIMENTS]
+)
+def test_every_arm_of_an_experiment_is_composed_checked_and_costed(experiment, place, capsys):
+    follows = of_file(experiment)["experiment"].get("follows")
+    if follows is not None:
+        begin(follows, place)
+    assert main(["train", "-m", f"experiment={experiment}", "seed=1", "--dry-run"]) == 0
+    told = re.findall(r"^job \d+: .* parameters, .* per training token", capsys.readouterr().out, re.MULTILINE)
+    assert len(told) == arms(experiment)
+
+
+def begin(experiment, place):
+    """Trains a step of an experiment's run, which then passes for the whole: the same checkpoint at every step of which
+    the whole run would keep one."""
+    one = ("trainer.max_steps=1", "schedule.warmup_steps=0", "trainer.checkpoint_interval=1")
+    assert main(["train", f"experiment={experiment}", "seed=1", *one]) == 0
+    (job,) = jobs_of(f"experiment={experiment}", "seed=1")
+    (folder,) = place.glob(f"runs/{experiment}_1/*/checkpoints")
+    trainer = job.config["trainer"]
+    steps, keep = trainer["max_steps"], trainer["keep_checkpoints"]
+    every = trainer["checkpoint_interval"] or steps
+    for step in range(every, steps + 1, every)[-(keep or steps) :]:
+        shutil.copytree(at_step(folder, 1), at_step(folder, step))
+    shutil.rmtree(at_step(folder, 1))
 
 
 def jobs_of(*arguments):
@@ -74,16 +163,13 @@ def test_an_experiment_runs_the_sweep_that_it_states():
 
 
 def test_the_ratios_are_those_of_the_study():
-    stated = yaml.safe_load((conf_folder() / "experiment" / "attention_ratio.yaml").read_text())
-    patterns = stated["hydra"]["sweeper"]["params"]["model.pattern"].replace("'", "").split(",")
+    patterns = [pattern.strip("'") for pattern in swept("attention_ratio")["model.pattern"]]
     assert patterns == [pattern_from_ratios(24, layers / 24, 0.5) for layers in (0, 1, 2, 3, 4, 8, 12)]
 
 
 def test_all_divisions_of_channels_are_swept():
-    stated = yaml.safe_load((conf_folder() / "experiment" / "falcon_h1_allocation.yaml").read_text())
-    assert yaml.safe_load(f"[{stated['hydra']['sweeper']['params']['allocation.shares']}]") == [
-        list(shares) for shares in every_division()
-    ]
+    shares = [yaml.safe_load(each) for each in swept("falcon_h1_allocation")["allocation.shares"]]
+    assert shares == [list(division) for division in every_division()]
 
 
 def test_branches_begin_from_the_stable_run_of_their_seed():
@@ -92,20 +178,20 @@ def test_branches_begin_from_the_stable_run_of_their_seed():
     assert begun == [("cosine", None)] * 3 + [("wsd", f"runs/schedules_stable_{seed}") for seed in (1, 2, 3)]
 
 
+def test_every_experiment_states_its_question_its_budget_and_a_rule():
+    for experiment in EXPERIMENTS:
+        stated = of_file(experiment)["experiment"]
+        assert stated["question"].endswith("?") and stated["budget"] and stated["passes"], experiment
+
+
 def test_every_rule_of_an_experiment_selects_a_job_of_its_sweep():
     for experiment in EXPERIMENTS:
-        stated = yaml.safe_load((conf_folder() / "experiment" / f"{experiment}.yaml").read_text())
-        swept = stated.get("hydra", {}).get("sweeper", {}).get("params", {})
-        for text in (stated.get("experiment") or {}).get("passes", []):
+        axes = swept(experiment)
+        for text in of_file(experiment)["experiment"]["passes"]:
             rule = read_rule(text)
             for name, value in (*rule.where, *(rule.against or ())):
-                values = [plain(each) for each in split(str(swept[name]))]
+                values = [plain(each) for each in axes[name]]
                 assert {plain(one) for one in value.split("|")} <= set(values), f"{experiment}: {text}"
-
-
-def split(values):
-    """The values of a sweep; commas inside brackets part none."""
-    return re.findall(r"\[[^\]]*\]|[^,\s]+", values)
 
 
 def plain(value):

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from command import install
 from forked_workers import Forks
-from page_commands import Reader, lines, why_not_run
+from page_commands import DRAWN, NOT_RUN, Reader, lines, spans, why_not_run
 from page_mixer import blocks, write_page_mixer
 
 from eyas.core.registry import mixers
@@ -73,9 +73,28 @@ READ = [page for page in PAGES if commands(page)]
 
 @pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_are_accepted(path, reader):
+    accept(commands(path), path, reader)
+
+
+def sweeps(path):
+    """Whether sentences of a page speak of sweeps, which take their time to compose."""
+    return any(" -m " in line for line in spans(path))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(page, marks=slow) if sweeps(page) else page for page in PAGES if spans(page)],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_commands_within_sentences_are_accepted(path, reader):
+    accept(spans(path), path, reader)
+
+
+def accept(found, path, reader):
+    """Parses commands of a page, and composes, checks and costs those that train."""
     typed = reader(training=False)
     typed.prepare(path)
-    for line in commands(path):
+    for line in found:
         words = [word for word in shlex.split(line, comments=True)[1:] if word != "--help"]
         _, unknown = build_parser().parse_known_args(words)
         assert not [word for word in unknown if word.startswith("-") or not line.startswith("eyas train")], line
@@ -114,6 +133,12 @@ def setting(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_line_of_a_shell_block_is_run_or_has_a_reason(path):
     assert [line for line in lines(path) if not line.startswith(("eyas ", "$ ")) and not why_not_run(line)] == []
+
+
+def test_every_reason_and_every_exception_is_for_a_line_of_a_page():
+    told = [line for path in PAGES for line in lines(path)]
+    assert [start for start in NOT_RUN if not any(line.startswith(start) for line in told)] == []
+    assert [name for name in DRAWN if not any(f"experiment={name}" in line for line in told)] == []
 
 
 @cases(lambda path: blocks(path, "python"))

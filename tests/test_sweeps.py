@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,12 @@ from command import TINY, eyas, write_corpus
 
 from eyas.experiments.run_records import find_runs
 
-SWEEP = ("-m", *TINY, "trainer.max_steps=40", "trainer.checkpoint_interval=10", "name=s", "seed=1,2,3")
-SPEEDS = ("tokens_per_second", "memory_gib", "seconds")
+ASKED = (
+    "experiment.question='Does it learn?'", "experiment.budget=moments",
+    "experiment.passes=['validation_loss < uniform_loss','accuracy > 0']",
+)  # fmt: skip
+SWEEP = ("-m", *TINY, *ASKED, "trainer.max_steps=40", "trainer.checkpoint_interval=10", "name=s", "seed=1,2,3")
+SPEEDS = ("tokens_per_second", "memory_gib", "seconds", "step_seconds")
 
 
 def table(folder, *options):
@@ -27,6 +33,30 @@ def table(folder, *options):
         {name: text.replace(when, "when") for name, text in row.items() if name.removesuffix(" std") not in SPEEDS}
         for row in rows
     ]
+
+
+def report(folder):
+    """What `eyas report` prints, what its page holds and what it draws, without what no two runs have in common."""
+    told = eyas("report", "runs/s", folder=folder)
+    assert (told.returncode, told.stderr) == (0, "")
+    when = next(path.name for path in (folder / "runs" / "s").iterdir() if path.is_dir())
+    printed, page = (
+        text.replace(when, "when") for text in (told.stdout, (folder / "runs" / "s" / "report.html").read_text())
+    )
+    before, opening, rest = page.partition('<script type="application/json" id="data">')
+    data, _, behind = rest.partition("</script>")
+    assert opening
+    drawn = json.loads(data)
+    drawn["curves"] = [curve for curve in drawn["curves"] if curve["name"] not in SPEEDS]
+    heads = re.findall(r'<th scope="col"[^>]*><button[^>]*>(.*?)</button>', before)
+
+    def unmeasured(row):
+        cells = re.findall(r"<t[dh] .*?</t[dh]>", row[0])
+        return "".join(cell for name, cell in zip(heads, cells, strict=True) if name not in SPEEDS)
+
+    before = re.sub(r"<tr data-rows=.*?</tr>", unmeasured, before)
+    before = re.sub(r"<td>(command|folder)</td><td>.*?</td>|· \d{4}-\d\d-\d\d \d\d:\d\d", "", before)
+    return printed.splitlines(), before.splitlines(), drawn, behind
 
 
 def curves(folder):
@@ -75,6 +105,10 @@ def test_a_killed_sweep_does_what_is_missing_and_ends_as_if_undisturbed(tmp_path
     assert table(disturbed) == table(undisturbed)
     assert table(disturbed, "--by-seed") == table(undisturbed, "--by-seed")
     assert list(curves(disturbed)) == list(curves(undisturbed))
+    reports = [report(folder) for folder in (disturbed, undisturbed)]
+    assert "passed" in str(reports[0][0]) and "train/loss" in str(reports[0][2])
+    for ours, theirs in zip(*reports, strict=True):
+        assert ours == theirs
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from made_runs import LENGTHS, QUESTION, make_run, make_sweep
 
 from eyas.experiments.cli import main
 from eyas.experiments.report.command import write_report
+from eyas.experiments.report.curves import MOST_CURVES
 from eyas.experiments.report.markup import Markup, element
 from eyas.experiments.run_records import CURVES
 
@@ -214,11 +215,12 @@ def test_router_pictures_beyond_their_room_are_left_out_and_the_page_says_so(swe
 
 
 def test_500_runs_fit_into_ten_megabytes(tmp_path):
-    make_sweep(tmp_path, 500, steps=200, routers=True)
+    make_sweep(tmp_path, 500, steps=200, routers=True, more=MOST_CURVES)
     found = Page(write_report([tmp_path]))
     assert len(found.text.encode()) < MOST_BYTES
     assert len(found.data["runs"]) == 500
-    assert all(len(curve["lines"]) == 500 for curve in found.data["curves"])
+    assert [len(curve["lines"]) for curve in found.data["curves"]] == [500] * MOST_CURVES
+    assert len(found.all("img")) > 20 and any("more are left out" in text for text in found.texts)
 
 
 def test_the_command_writes_the_page_and_prints_verdicts(sweep, tmp_path, capsys, monkeypatch):
