@@ -72,6 +72,8 @@ def bench(session: nox.Session) -> None:
     chosen = [path for path in scripts if name in (None, path.stem)]
     if not chosen:
         session.error(f"there is no benchmark {name!r}; choose from {', '.join(path.stem for path in scripts)}")
+    if any(path.stem == "ssd" for path in chosen):
+        install_mamba_ssm(session)
     for path in chosen:
         session.run("python", str(path), *options)
 
@@ -126,6 +128,20 @@ def install(session: nox.Session, *tools: str) -> None:
     that pip was pointed to."""
     session.install(*PINNED, "torch", *tools)
     session.install(*PINNED, *(word for package in local(PACKAGES) for word in ("-e", package)))
+
+
+def install_mamba_ssm(session: nox.Session) -> None:
+    """Installs mamba-ssm without its CUDA kernels, in a folder of the environment that only benchmarks/ssd.py looks
+    into: transformers calls its kernels wherever it can be imported, for tensors on a CPU too."""
+    apart = Path(session.virtualenv.location, "references")
+    if apart.exists():
+        return
+    session.install(*PINNED, "einops", "packaging", "setuptools", "wheel")
+    session.install(
+        *PINNED, "--no-deps", "--no-build-isolation", "--target", str(apart), "mamba-ssm",
+        "--no-cache-dir",  # a wheel without kernels is not to be taken later where they are wanted
+        env={"MAMBA_SKIP_CUDA_BUILD": "TRUE", "MAMBA_FORCE_BUILD": "TRUE"},
+    )  # fmt: skip
 
 
 def local(packages: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,7 @@ def clock() -> Callable[[], float]:
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """Peak of torch's allocations on the CPU during `run`, from the profiler's record of every one."""
+    gc.collect()  # else what others left would be freed in the record
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         run()
     held = peak = 0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from eyas.core.errors import WorkerError
 
-LIMIT = 120
+LIMIT = 300
 """Seconds after which a rank counts as stuck, and ends."""
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,19 @@ SMALL = (
 )  # fmt: skip
 """A model of a few thousand weights; without the muP law, whose multipliers are meant for real widths."""
 
+CARD = (
+    r"Data: [\d,]+ training tokens, [\d.]+ bytes each, in [\d,]+ documents of [\d,]+ at the median; "
+    r"[\d,]+ for validation\n"
+)
+FIGURES = r"loss [\d.]+  [\d,]+ tokens  [\d,]+ tokens/s  (MFU [\d.]+%  )?[\d.]+ GiB(  validation [\d.]+)?"
+OUTCOME = (
+    r"Loss on the validation files \(nats per token\) *\n"
+    r"┏━+┳━+┳━+┓\n┃ uniform ┃ unigram ┃ +\w+ after \d+ steps ┃\n┡━+╇━+╇━+┩\n"
+    r"│ +(?P<uniform>[\d.]+) │ +(?P<unigram>[\d.]+) │ +(?P<validation>[\d.]+) │\n└─+┴─+┴─+┘\n"
+    r"[\d.]+% (below|above) the unigram cross-entropy\nRun folder: (?P<folder>\S+)\n"
+)
+"""What a training prints: first the text that it learns from, then its steps, at last what came of it."""
+
 
 def write_texts(folder):
     """A small corpus, text0.txt to text11.txt."""
@@ -28,9 +42,8 @@ def eyas(place, *arguments, **options):
     """Starts the command in `place`."""
     environment = {**os.environ, "EYAS_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "eyas.experiments.cli", *arguments]
-    return subprocess.Popen(
-        command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen(command, cwd=place, env=environment, **options)
 
 
 def train(place, name, *overrides):
@@ -40,8 +53,18 @@ def train(place, name, *overrides):
     assert process.returncode == 0, err
     assert err == ""
     (folder,) = (place / "runs" / name).iterdir()
-    assert f"Run folder: runs/{name}/{folder.name}" in out
+    assert_tells(CARD + rf"(step \d+/\d+  {FIGURES}\n)+" + OUTCOME, out, folder)
     return folder
+
+
+def assert_tells(form, said, folder):
+    """A training said nothing outside the form, and of its outcome what the run folder holds."""
+    told = re.fullmatch(form, said)
+    assert told, said
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("uniform", "unigram", "validation"):
+        assert told[name] == f"{metrics[f'{name}_loss']:.4f}"
+    assert told["folder"] == "/".join(folder.parts[-3:])
 
 
 def losses(folder):

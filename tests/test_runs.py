@@ -59,30 +59,49 @@ def killed(place, one_process):
     process = eyas(place, "train", "data.files=text*.txt", *SMALL, "name=killed", "trainer.max_steps=20")
     folder = wait_for(lambda: next((place / "runs" / "killed").glob("*/checkpoints/step-00000010"), None), 120)
     folder = folder.parent.parent
-    worker = next(number for number in workers_of(folder))
-    os.kill(worker, signal.SIGKILL)
-    started = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - started < 20, "the job outlived its worker"
-    assert process.returncode == 1
+    os.kill(worker_of(folder, 0), signal.SIGKILL)
+    err = failed_in_seconds(process, folder)
     assert err.startswith("eyas: rank 0 was killed by SIGKILL"), err
     assert err.count("\n") == 1
-    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_worker_that_is_asked_to_end_has_not_succeeded(place, ranks):
-    options = [*SMALL, f"name=ended{ranks}", "trainer.max_steps=2000", f"layout.data={ranks}"]
+@pytest.mark.parametrize(
+    ("sent", "layout", "rank"),
+    [
+        pytest.param(signal.SIGTERM, "layout.data=1", 0, id="SIGTERM alone"),
+        pytest.param(signal.SIGTERM, "layout.data=2", 0, id="SIGTERM of two"),
+        pytest.param(signal.SIGKILL, "layout.tensor=2", 1, id="SIGKILL of two"),
+        pytest.param(signal.SIGKILL, "layout.pipeline=2", 1, id="SIGKILL of two stages"),
+    ],
+)
+def test_a_rank_that_is_ended_ends_its_training_in_seconds_and_is_named(place, tmp_path, sent, layout, rank):
+    options = [*SMALL, f"runs={tmp_path}", "trainer.max_steps=2000", layout]
     process = eyas(place, "train", "data.files=text*.txt", *options)
-    rows = wait_for(lambda: next((place / "runs" / f"ended{ranks}").glob("*/metrics.csv"), None), 120)
+    rows = wait_for(lambda: next(tmp_path.glob("run/*/metrics.csv"), None), 120)
     wait_for(lambda: rows.read_text().count("\n") > 2 or None, 60)
-    os.kill(next(workers_of(rows.parent)), signal.SIGTERM)
+    os.kill(worker_of(rows.parent, rank), sent)
+    err = failed_in_seconds(process, rows.parent)
+    named = rf"eyas: rank {rank} was killed by {sent.name}( \(out of memory\?\))? \(run folder: \S+\)\n"
+    assert re.fullmatch(named, err), err
+
+
+def failed_in_seconds(process, folder):
+    """What a run of which a rank has just ended says of it."""
+    started = time.monotonic()
     _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20, "the job outlived its worker"
     assert process.returncode == 1
-    assert re.match(r"eyas: rank \d was killed by SIGTERM \(run folder", err), err
-    assert json.loads((rows.parent / "status.json").read_text())["state"] == "failed"
+    assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+    assert list(workers_of(folder)) == []
+    return err
+
+
+def worker_of(folder, rank):
+    """Process number of a rank of the run."""
+    (number,) = (n for n in workers_of(folder) if f"\0RANK={rank}\0" in Path(f"/proc/{n}/environ").read_text())
+    return number
 
 
 def workers_of(folder):

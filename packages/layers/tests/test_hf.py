@@ -71,18 +71,17 @@ def test_logits_and_gradients_equal_transformers(name, data, seed):
         expected = theirs(input_ids=tokens, use_cache=False).logits
     actual = ours(tokens).transpose(0, 1)
     assert_close(actual, expected, "logits")
-    assert_same_gradients((theirs, expected), (ours, actual), labels, family, spec)
+    assert_same_gradients((theirs, expected), (ours, actual), [labels], family, spec)
 
 
 @every_family
-@settings(max_examples=4, phases=WITHOUT_SHRINKING, derandomize=True)
+@settings(phases=WITHOUT_SHRINKING)
 @given(data=st.data(), seed=st.integers(0, 2**31))
 def test_logits_and_gradients_in_float32_equal_transformers(name, data, seed):
-    """As both are used, transformers with its own kernels. The same few draws always: of forty others one had gradients
-    of Mamba-2's decays 1.1e-5 apart, which is what float32 leaves of them; in float64 there is no such limit."""
+    """As both are used, transformers with its own kernels."""
     theirs = their_model(data.draw(DRAWN[name]), seed)
     ours, family, spec = our_model(theirs)
-    tokens, labels = random_tokens(seed)
+    tokens, *labels = random_tokens(seed, 5)
     expected = theirs(input_ids=tokens, use_cache=False).logits
     actual = ours(tokens).transpose(0, 1)
     assert_close(actual, expected, "logits", IN_FLOAT32)
@@ -90,23 +89,43 @@ def test_logits_and_gradients_in_float32_equal_transformers(name, data, seed):
 
 
 def assert_same_gradients(theirs, ours, labels, family, spec, relative=RELATIVE):
-    """Of the cross-entropy, in each model with its logits; theirs is overwritten."""
-    (their_module, _), (our_module, _) = theirs, ours
-    for _, logits in (theirs, ours):
-        F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
-    for parameter in their_module.parameters():
-        parameter.data = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-    gradients = our_tensors(family, spec, tensors_on_disk(their_module))
-    for name, gradient in gradients.items():
-        if not name.endswith("selection_bias"):
-            # without positions a bias of the keys shifts all scores of a query alike: its gradient is rounding alone
-            like = gradients[name.replace("k_bias", "q_bias")]
-            assert_close(our_module.get_parameter(name).grad, gradient, name, relative, like)
+    """Of the cross-entropy with each of the labels, in each model with its logits. A gradient of a few entries, as of
+    decays, may cancel nearly to nothing: it is held against the largest that the tensor has with any of the labels."""
+    expected = [their_gradients(*theirs, each, family, spec) for each in labels]
+    for each, gradients in zip(labels, expected, strict=True):
+        found = gradients_of(*ours, each)
+        for name, gradient in gradients.items():
+            if not name.endswith("selection_bias"):
+                # without positions a bias of the keys shifts all scores of a query alike: its gradient is rounding alone
+                like = torch.stack([other[name.replace("k_bias", "q_bias")] for other in expected])
+                assert_close(found[name], gradient, name, relative, like)
 
 
-def random_tokens(seed):
-    """Tokens and labels, (B, S)."""
-    return torch.randint(0, VOCABULARY, (2, 2, 21), generator=torch.Generator().manual_seed(seed))
+def gradients_of(model, logits, labels):
+    """Of the cross-entropy, by the names of the parameters."""
+    model.zero_grad()
+    F.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward(retain_graph=True)
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in model.named_parameters()
+    }
+
+
+def their_gradients(model, logits, labels, family, spec):
+    """The same of transformers' model, by our names."""
+    gradients, weights = gradients_of(model, logits, labels), dict(model.named_parameters())
+    kept = {name: weight.data for name, weight in weights.items()}
+    for name, weight in weights.items():
+        weight.data = gradients[name]
+    found = our_tensors(family, spec, tensors_on_disk(model))
+    for name, weight in weights.items():
+        weight.data = kept[name]
+    return found
+
+
+def random_tokens(seed, rows=2):
+    """Tokens and labels, each (B, S)."""
+    return torch.randint(0, VOCABULARY, (rows, 2, 21), generator=torch.Generator().manual_seed(seed))
 
 
 @every_family
@@ -130,7 +149,7 @@ def test_reading_and_writing_gives_the_same_tensors_and_the_same_model(name, dat
 
 
 @every_family
-@settings(max_examples=1, phases=WITHOUT_SHRINKING)
+@settings(max_examples=settings().max_examples // 2, phases=WITHOUT_SHRINKING)
 @given(data=st.data())
 def test_a_missing_an_extra_and_a_misshapen_tensor_are_named(name, data):
     theirs = their_model(data.draw(DRAWN[name]), seed=0)
