@@ -307,9 +307,9 @@ def jamba(draw):
         draw(st.sampled_from([(3, 1), (2, 0), (9, 8)])),
         draw(st.sampled_from([(2, 1), (1, 0), (3, 2)])),
     )
+    wide = draw(st.sampled_from([48, 64]))  # `auto` is a sixteenth of it, and a norm over one or two is near a sign
     config = transformers.JambaConfig(
-        **draw(sizes())
-        | {"hidden_size": draw(st.sampled_from([48, 64]))},  # `auto` is a sixteenth: norms of one value are signs
+        **draw(sizes()) | {"hidden_size": wide},
         num_hidden_layers=3,
         intermediate_size=24,
         attn_layer_period=attention[0],
@@ -375,8 +375,8 @@ DRAWN = {
 
 
 def their_model(drawn, seed):
-    """A model of transformers' with biases and norms away from their start, embeddings not lost beside what layers
-    add, and decays as in training.
+    """A model of transformers' with biases and norms away from their start, embeddings of order one,
+    and decays as in training.
 
     Their own dt_bias of one lets a state die within two tokens, where rounding alone is large in any implementation.
     """
@@ -387,7 +387,7 @@ def their_model(drawn, seed):
         for name, parameter in model.named_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
             if "embed" in name:
-                parameter.mul_(4.0)
+                parameter.mul_(8.0)
             if name.endswith(("dt_bias", "dt_proj.bias")):
                 parameter.uniform_(-5.0, -1.0)
             if name.endswith("A_log"):

@@ -96,7 +96,7 @@ def assert_same_gradients(theirs, ours, labels, family, spec, relative=RELATIVE)
         found = gradients_of(*ours, each)
         for name, gradient in gradients.items():
             if not name.endswith("selection_bias"):
-                # without positions a bias of the keys shifts all scores of a query alike: its gradient is rounding alone
+                # without positions a bias of the keys shifts all scores of a query alike, to no effect
                 like = torch.stack([other[name.replace("k_bias", "q_bias")] for other in expected])
                 assert_close(found[name], gradient, name, relative, like)
 

@@ -184,11 +184,10 @@ def test_the_auxiliary_losses_are_those_of_their_definitions(score, top_k, balan
 @given(top_k=st.integers(1, 3), factor=st.sampled_from([0.3, 0.5, 1.0]), seed=seeds)
 def test_a_full_expert_keeps_the_first_or_the_heaviest(top_k, factor, seed):
     logits = mixers.noise(10, 2, 4, seed=seed)
+    options = {"kind": "moe", "num_experts": 4, "top_k": top_k, "intermediate_size": 4, "score": "softmax"}
+    unlimited, *_ = mixers.alone().route(logits, load_layer(options, "layer").rule, None)
     for policy in ("position", "probability"):
-        rule = load_layer(
-            {"kind": "moe", "num_experts": 4, "top_k": top_k, "intermediate_size": 4, "capacity_factor": factor,
-             "drop_policy": policy, "score": "softmax"}, "layer"
-        ).rule  # fmt: skip
+        rule = load_layer(options | {"capacity_factor": factor, "drop_policy": policy}, "layer").rule
         weights, chosen, wanted = mixers.alone().route(logits, rule, None)
         capacity = -(-20 * top_k * factor // 4)
         assert not (chosen & ~wanted).any() and not weights[~chosen].any()
@@ -198,6 +197,9 @@ def test_a_full_expert_keeps_the_first_or_the_heaviest(top_k, factor, seed):
             assert len(kept) == min(len(asked), capacity)
             if policy == "position":
                 assert kept.tolist() == asked[: len(kept)].tolist()
+            elif len(kept) < len(asked):
+                dropped = wanted[:, expert] & ~chosen[:, expert]
+                assert unlimited[kept, expert].min() >= unlimited[dropped, expert].max()
 
 
 @pytest.mark.parametrize("shared_size", [None, 4])
