@@ -1,14 +1,23 @@
 """A page in headless Chromium: whatever chromium or chrome is on the path, with nothing else installed."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
+ABSENT = f"none of {', '.join(NAMES)} is on the path"
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get("EYAS_REQUIRE_BROWSER") != "1",
+    reason=f"{ABSENT}, and nox cannot install one; EYAS_REQUIRE_BROWSER=1 makes that a failure",
+)
+"""For tests that open a page: a browser is the one thing that the project's own commands do not bring."""
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 OUTCOME = '<pre id="outcome">'
 LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=preferredColorScheme=0"
@@ -16,7 +25,7 @@ LIGHT, DARK = "--blink-settings=preferredColorScheme=1", "--blink-settings=prefe
 
 def opened(page: Path, profile: Path, *flags: str) -> tuple[str, list[str]]:
     """The document once the page is loaded, and what the browser's console said. No address but the file resolves."""
-    assert CHROMIUM is not None
+    assert CHROMIUM is not None, ABSENT
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     alone = [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0"]
     command = [CHROMIUM, *quiet, *alone, "--window-size=1400,1000", *flags, "--dump-dom", page.resolve().as_uri()]

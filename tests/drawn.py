@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from math import prod
 from typing import Any
@@ -41,6 +43,11 @@ AXES = (*SIZES, "expert", *NEEDS, "recomputed", "chunked loss")
 PAIRS = list(combinations(AXES, 2))
 
 
+def holds(kind: str, trial: Trial, _: Layout) -> bool:
+    """Whether the model has mixers of that kind."""
+    return any(options["kind"] == kind for options in trial.model["layers"].values())
+
+
 def active(layout: Layout) -> frozenset[str]:
     """The axes that a layout uses."""
     used = {
@@ -61,32 +68,27 @@ def active(layout: Layout) -> frozenset[str]:
     return frozenset(axis for axis, so in used.items() if so)
 
 
+OURS = [kind for kind, found in mixers().items() if found.mixer.__module__.startswith("eyas.layers.")]
+FEATURES: dict[str, Callable[[Trial, Layout], bool]] = {
+    "blocks recomputed": lambda _, layout: layout.recompute == "full",
+    "parts recomputed": lambda _, layout: layout.recompute not in ((), "full"),
+    "stages by cost": lambda _, layout: layout.stages == "auto",
+    "stages listed": lambda _, layout: isinstance(layout.stages, tuple),
+    "one half each": lambda _, layout: layout.branches == "halves",
+    "halves swapped": lambda _, layout: layout.branches == "swapped",
+    "multi-token prediction": lambda trial, _: "/" in trial.model["pattern"],
+    "tied embeddings": lambda trial, _: trial.model["tie_embeddings"],
+    "dropout": lambda trial, _: trial.model["dropout"] > 0,
+    "documents": lambda trial, _: trial.documents,
+    "several microbatches": lambda trial, layout: trial.global_batch > trial.microbatch * layout.data,
+    **{kind: partial(holds, kind) for kind in OURS},
+}
+"""Choices within an axis, and what models and data have: each is to be proved beside every axis."""
+
+
 def beside(trial: Trial, layout: Layout) -> frozenset[str]:
     """What else a drawn case has, of FEATURES."""
-    model = trial.model
-    has = {
-        "blocks recomputed": layout.recompute == "full",
-        "parts recomputed": layout.recompute not in ((), "full"),
-        "stages by cost": layout.stages == "auto",
-        "stages listed": isinstance(layout.stages, tuple),
-        "one half each": layout.branches == "halves",
-        "halves swapped": layout.branches == "swapped",
-        "multi-token prediction": "/" in model["pattern"],
-        "tied embeddings": model["tie_embeddings"],
-        "dropout": model["dropout"] > 0,
-        "documents": trial.documents,
-        "several microbatches": trial.global_batch > trial.microbatch * layout.data,
-    }
-    kinds = {options["kind"] for options in model["layers"].values()}
-    return frozenset(feature for feature, so in has.items() if so) | kinds
-
-
-OURS = tuple(kind for kind, found in mixers().items() if found.mixer.__module__.startswith("eyas.layers."))
-FEATURES = (
-    "blocks recomputed", "parts recomputed", "stages by cost", "stages listed", "one half each", "halves swapped",
-    "multi-token prediction", "tied embeddings", "dropout", "documents", "several microbatches", *OURS,
-)  # fmt: skip
-"""Choices within an axis, and what models and data have: each is to be proved beside every axis."""
+    return frozenset(feature for feature, has in FEATURES.items() if has(trial, layout))
 
 
 @st.composite

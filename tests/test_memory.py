@@ -2,6 +2,7 @@
 # S sequence, s this rank's part of it, B batch
 
 import pytest
+from every_rank import all_here
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
 from eyas.core.ledger import transformer_bytes
@@ -86,15 +87,6 @@ def test_a_rank_keeps_what_is_stated_where_it_computes_again(options, sequence):
     assert kept == stated + embedding_bytes(layout, model)
 
 
-def over_ranks(model, layout, dtype):
-    """Bytes that all ranks keep, and what the closed forms state of them."""
-    import torch.distributed as dist
-
-    everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, kept_and_stated(model, layout, dtype))
-    return [sum(bytes) for bytes in zip(*everyone, strict=True)]
-
-
 @pytest.mark.parametrize(
     "layout",
     [Layout(tensor=2, sequence=True), Layout(tensor=2, sequence=True, expert=2, expert_tensor=1)],
@@ -106,7 +98,8 @@ def test_ranks_together_keep_what_is_stated_of_experts(balancing, layout):
     import torch
 
     model = mixture(**balancing)
-    kept, stated = pool(2).run(over_ranks, model, layout, torch.float32)[0]
+    ranks = pool(2).run(all_here, kept_and_stated, model, layout, torch.float32)[0]
+    kept, stated = (sum(bytes) for bytes in zip(*ranks, strict=True))
     assert kept == stated + 2 * embedding_bytes(layout, model)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from every_rank import all_here
 from models import MIXERS, falcon_h1, holding, mixture
 
 from eyas.core.mixer import held
@@ -83,7 +84,7 @@ def dtypes_here(trial, layout):
     found.extend(("received activations", s.received.dtype, NARROW) for s in stages if s.received is not None)
     engine.update(1e-3, 0.1)
     for name, tensor, weight, _ in held(engine.model):
-        found.append((name, tensor.dtype, WIDE if name.endswith(WIDE_NAMES) else NARROW))
+        found.append((name, tensor.dtype, WIDE if name.rpartition(".")[2] in WIDE_NAMES else NARROW))
         if weight.trained:
             wide = trial.wide_gradients or tensor.dtype == WIDE
             found.append((f"gradient of {name}", tensor.main_grad.dtype, WIDE if wide else NARROW))
@@ -117,15 +118,6 @@ def with_experts():
     model = falcon_h1() | {"pattern": ["ssm+attn", "ffn", "moe"]}
     model["layers"]["moe"] = {**mixture()["layers"]["moe"], "score": "sigmoid", "selection_bias_rate": 0.01}
     return model
-
-
-def all_here(function, *arguments):
-    """What every rank returns."""
-    import torch.distributed as dist
-
-    everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, function(*arguments))
-    return everyone
 
 
 STEPS = 24

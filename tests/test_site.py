@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, acted
+from browser import acted, needs_browser
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def test_no_page_asks_for_a_network(site):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+@needs_browser
 def test_pages_open_from_disk(site, tmp_path):
     script = "return [document.title, document.querySelectorAll('table').length > 5]"
     assert acted(site / "reference" / "options.html", tmp_path, script) == ["Options of eyas train - Eyas", True]

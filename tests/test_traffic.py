@@ -15,19 +15,26 @@ WHOLE = S * B * D * 8
 """Bytes of (S, B, D) in float64."""
 
 
-def block_traffic(model, layout):
-    """Kinds and bytes of what this rank's first block communicates, forward and backward."""
+def first_block(model, layout):
+    """This rank's first block, as a function without arguments that computes its output (s, B, D)."""
     from eyas.core.model import load_model
     from eyas.layers.rank_model import stages_here
     from eyas.parallel import groups
-    from eyas.parallel.traffic import Traffic
 
     groups.initialise(layout)
     (lm,) = stages_here(load_model(model), layout, torch.float64, 0, S)
     shape, generator = (S // (layout.tensor if layout.sequence else 1), B, D), torch.Generator().manual_seed(0)
     h_sBD = torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+    return lambda: lm.placed_blocks()[0].output(h_sBD, lm.context)
+
+
+def block_traffic(model, layout):
+    """Kinds and bytes of what this rank's first block communicates, forward and backward."""
+    from eyas.parallel.traffic import Traffic
+
+    block = first_block(model, layout)
     with Traffic() as forward:
-        y_sBD = lm.placed_blocks()[0].output(h_sBD, lm.context)
+        y_sBD = block()
     with Traffic() as backward:
         y_sBD.sum().backward()
     return [(part.counts, {call.bytes for call in part.calls}, part.sent) for part in (forward, backward)]
@@ -53,19 +60,12 @@ def backward_order(model, layout):
     """Collectives and products of matrices of this rank's first block in its backward pass, one after another."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from eyas.core.model import load_model
-    from eyas.layers.rank_model import stages_here
-    from eyas.parallel import groups
-
     class Order(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             done.append(function.name().split("::")[-1].split(".")[0])
             return function(*args, **(kwargs or {}))
 
-    groups.initialise(layout)
-    (lm,) = stages_here(load_model(model), layout, torch.float64, 0, S)
-    h_sBD = torch.ones(S // layout.tensor, B, D, dtype=torch.float64, requires_grad=True)
-    y_sBD = lm.placed_blocks()[0].output(h_sBD, lm.context)
+    y_sBD = first_block(model, layout)()
     done: list[str] = []
     with Order():
         y_sBD.sum().backward()

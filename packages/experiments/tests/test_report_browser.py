@@ -4,30 +4,15 @@ Needs any chromium or chrome on the path (Debian's package chromium, say). Skipp
 EYAS_REQUIRE_BROWSER=1, which fails it.
 """
 
-import os
-
 import pytest
-from browser import CHROMIUM, DARK, LIGHT, NAMES, acted, opened
+from browser import DARK, LIGHT, acted, needs_browser, opened
 from made_runs import make_run, make_sweep
 
 from eyas.experiments.report.command import write_report
 from eyas.experiments.report.curves import MOST_CURVES
 
-REQUIRED = os.environ.get("EYAS_REQUIRE_BROWSER") == "1"
-NONE = f"none of {', '.join(NAMES)} is on the path, so the report was opened in no browser"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None and not REQUIRED, reason=f"{NONE}; EYAS_REQUIRE_BROWSER=1 makes that a failure"
-    ),
-]
+pytestmark = [pytest.mark.browser, needs_browser]
 LIMIT_SECONDS = 2.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def browser():
-    """Fails where a browser is required and there is none."""
-    assert CHROMIUM is not None, NONE
 
 
 @pytest.fixture(scope="module")
