@@ -112,10 +112,14 @@ def test_a_killed_sweep_does_what_is_missing_and_ends_as_if_undisturbed(tmp_path
 
 
 @pytest.mark.slow
-def test_submitit_runs_jobs_of_several_processes(tmp_path):
-    pytest.importorskip("submitit")
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_run_jobs_of_several_processes_side_by_side(tmp_path, launcher):
+    pytest.importorskip(launcher.partition("_")[0])
     write_corpus(tmp_path)
-    options = ["layout.tensor=2", "seed=1,2", "name=s", "hydra/launcher=submitit_local"]
+    options = ["layout.tensor=2", "layout.pipeline=1,2", "name=s", f"hydra/launcher={launcher}"]
     run = eyas("train", "-m", *TINY, *options, folder=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
-    assert [found.state for found in find_runs(tmp_path / "runs")] == ["finished", "finished"]
+    runs = find_runs(tmp_path / "runs")
+    assert [found.state for found in runs] == ["finished"] * 2
+    losses = [json.loads((found.path / "metrics.json").read_text())["validation_loss"] for found in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
