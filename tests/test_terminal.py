@@ -5,9 +5,11 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import termios
 import threading
 
+import pytest
 from small_runs import CARD, FIGURES, OUTCOME, SMALL, assert_tells, eyas, write_texts
 
 ROWS, COLUMNS = 40, 160
@@ -30,6 +32,17 @@ def test_a_training_shows_its_bar_and_no_foreign_line(tmp_path, monkeypatch):
     lines = (line.strip() for line in re.split(r"[\r\n]+", CONTROL.sub("", shown)))
     said = "".join(f"{line}\n" for line in lines if line)
     assert_tells(f"({READING})+{CARD}({BEGUN})+({STEPS})*{DONE}{OUTCOME}", said, folder)
+
+
+@pytest.mark.slow
+def test_a_compiled_kernel_adds_no_line(tmp_path, monkeypatch):
+    """With nothing compiled before, since the warnings come of compiling."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    write_texts(tmp_path)
+    options = ("data.files=text*.txt", *SMALL, "trainer.max_steps=2", "model.layers.ssm.kernel=compiled")
+    process = eyas(tmp_path, "train", *options, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _, errors = process.communicate(timeout=600)
+    assert (process.returncode, errors) == (0, "")
 
 
 def on_a_terminal(place, *arguments):

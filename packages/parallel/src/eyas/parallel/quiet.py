@@ -29,6 +29,7 @@ WARNINGS = (
     Noise(r"megatron\.core\.inference", "The following imports from", "it concerns modules that eyas does not use"),
     Noise(r"megatron\.core\.dist_checkpointing", "`load_state_dict` is deprecated", "Megatron's to rename"),
     Noise(r"torch\.jit", "`torch.jit.script_method` is deprecated", "Megatron's to rename"),
+    Noise(r"torch\._inductor", "`torch._prims_common.check` is deprecated", "torch's to rename"),
     Noise(r"megatron\.core", "full scope is deprecated", "it is the default of an option that eyas does not set"),
     Noise(
         r"megatron\.core\.optimizer", "The .grad attribute of a Tensor that is not a leaf", "shards are such tensors"
