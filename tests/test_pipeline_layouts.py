@@ -24,7 +24,6 @@ from eyas.layers.testing.compare import assert_close
 from eyas.layers.testing.layouts import CLIPPED_TOLERANCE, engine_here, microbatches_here
 from eyas.parallel.in_flight import passes
 from eyas.parallel.layout import Layout
-from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.pool import pool
 
 TWO = partial(Layout, pipeline=2, virtual_pipeline=2)
@@ -97,19 +96,13 @@ def cut_models(draw):
     )
 
 
-GENTLE = OptimizerOptions(learning_rate=1e-3, clip_norm=0.0)
-"""Some of these models begin with gradients of 50. A step of 1e-2 throws one to where one process, its microbatches
-regrouped, parts from itself by 4e-12 and two tensor-parallel ones by 3e-9; after a step of 1e-3 it is 4e-14 and 2e-13.
-"""
-
-
 @pytest.mark.slow
 @ON_WORKERS
 @given(cut_models(), st.integers(1, 2), st.integers(1, 2), st.booleans(), st.integers(0, 1000))
 def test_any_division_changes_nothing(case, groups, microbatch, documents, seed):
     model, layout = case
     sizes = {"global_batch": layout.data * layout.pipeline * groups * microbatch, "microbatch": microbatch}
-    assert_layout_changes_nothing(model, layout, **sizes, documents=documents, seed=seed, optimizer=GENTLE)
+    assert_layout_changes_nothing(model, layout, **sizes, documents=documents, seed=seed)
 
 
 SAVED = Trial(model=falcon_h1(repeat=4, tied=True, depths=1))

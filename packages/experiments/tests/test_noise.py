@@ -53,6 +53,11 @@ def test_probability_is_the_integral_of_students_density(t, degrees):
     assert two_sided(t, degrees) == pytest.approx(1 - inside, abs=1e-10)
 
 
+def test_a_probability_close_to_one_keeps_its_digits():
+    density = math.gamma(3) / (math.sqrt(5 * math.pi) * math.gamma(2.5))
+    assert 1 - two_sided(1e-6, 5) == pytest.approx(2e-6 * density, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("degrees", "t"), [(1, 12.706205), (2, 4.302653), (4, 2.776445), (10, 2.228139), (30, 2.042272)]
 )
@@ -64,7 +69,7 @@ def test_limits():
     assert two_sided(math.inf, 3) == 0
     assert two_sided(0, 3) == pytest.approx(1)
     assert two_sided(1.959964, math.inf) == pytest.approx(0.05, abs=1e-7)
-    assert (incomplete_beta(2, 3, 0.0), incomplete_beta(2, 3, 1.0)) == (0, 1)
+    assert (incomplete_beta(2, 3, 0.0, 1.0), incomplete_beta(2, 3, 1.0, 0.0)) == (0, 1)
 
 
 def test_a_clear_winner_is_marked_the_way_that_its_metric_is_better():

@@ -87,16 +87,17 @@ def two_sided(t: float, degrees: float) -> float:
         return 0.0
     if math.isinf(degrees):
         return math.erfc(abs(t) / math.sqrt(2))
-    return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+    return incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t), t * t / (degrees + t * t))
 
 
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """I_x(a, b), regularised: the continued fraction of DLMF 8.17.22 by Lentz's method."""
-    if x in (0.0, 1.0):
+def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
+    """I_x(a, b), regularised: the continued fraction of DLMF 8.17.22 by Lentz's method. `rest` is 1 - x, told apart as
+    a difference of a few 1e-13 would have lost its digits."""
+    if x == 0.0 or rest == 0.0:
         return x
     if x > (a + 1) / (a + b + 2):
-        return 1 - incomplete_beta(b, a, 1 - x)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+        return 1 - incomplete_beta(b, a, rest, x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log(rest)) / a
     fraction, c, d = 1.0, 1.0, 0.0
     for n in range(1000):
         m = n // 2
