@@ -23,6 +23,7 @@ from measure import side_by_side, table
 from safetensors.torch import save_file
 from training_step import engine_step, first_steps, their_step
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from eyas.core.errors import EyasError
 from eyas.core.model import load_model
@@ -49,6 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     quiet.install()
+    disable_progress_bar()
     with alone():
         for name in arguments.models:
             compare(name, arguments.repetitions, profile=arguments.profile)

@@ -16,6 +16,7 @@ from measure import side_by_side, table
 from torch import Tensor, nn
 
 from eyas.layers.mamba2 import Mamba2
+from eyas.parallel import quiet
 from eyas.parallel.context import Context
 
 BATCH, LENGTH = 2, 2048
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    quiet.install()
     for size in arguments.sizes:
         compare(size, arguments.steep, arguments.compile, arguments.repetitions)
 

@@ -20,6 +20,7 @@ from transformers.models.falcon_h1 import modeling_falcon_h1 as hugging_face
 
 from eyas.layers.conv import causal_conv
 from eyas.layers.ssd import ssd
+from eyas.parallel import quiet
 
 SIZES = {  # B, S, H, P, N, G
     "small": [(2, 512, 8, 32, 32, 1), (8, 512, 8, 32, 64, 1), (2, 2048, 8, 64, 64, 1)],
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--decay", choices=["init", "steep"], default="init", help="Megatron's or Hugging Face's init")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
+    quiet.install()
     references = load_references()
     if not references:
         print("mamba-ssm is not installed, as `nox -s bench -- ssd` does: its references are left out")
