@@ -134,11 +134,12 @@ def install_mamba_ssm(session: nox.Session) -> None:
     """Installs mamba-ssm without its CUDA kernels, in a folder of the environment that only benchmarks/ssd.py looks
     into: transformers calls its kernels wherever it can be imported, for tensors on a CPU too."""
     apart = Path(session.virtualenv.location, "references")
-    if any(apart.glob("mamba_ssm-*")):
+    pin = next(line for line in (HERE / PINNED[1]).read_text().splitlines() if line.startswith("mamba-ssm=="))
+    if (apart / f"mamba_ssm-{pin.partition('==')[2]}.dist-info").exists():
         return
     session.install(*PINNED, "einops", "packaging", "setuptools", "wheel")
     session.install(
-        *PINNED, "--no-deps", "--no-build-isolation", "--target", str(apart), "mamba-ssm",
+        *PINNED, "--no-deps", "--no-build-isolation", "--target", str(apart), "--upgrade", "mamba-ssm",
         "--no-cache-dir",  # a wheel without kernels is not to be taken later where they are wanted
         env={"MAMBA_SKIP_CUDA_BUILD": "TRUE", "MAMBA_FORCE_BUILD": "TRUE"},
     )  # fmt: skip

@@ -15,7 +15,7 @@ CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None
 ABSENT = f"none of {', '.join(NAMES)} is on the path"
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None and os.environ.get("EYAS_REQUIRE_BROWSER") != "1",
-    reason=f"{ABSENT}, and nox cannot install one; EYAS_REQUIRE_BROWSER=1 makes that a failure",
+    reason=f"{ABSENT}: install chromium, or set EYAS_REQUIRE_BROWSER=1 to fail",
 )
 """For tests that open a page: a browser is the one thing that the project's own commands do not bring."""
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from models import MIXERS
 
 from eyas.core.registry import mixer, mixers
-from eyas.layers.testing import Trial
-from eyas.layers.testing.layouts import STEADY
+from eyas.layers.testing import STEADY, Trial
 from eyas.parallel.layout import Layout
 
 ON_WORKERS = settings(max_examples=min(24, settings().max_examples))

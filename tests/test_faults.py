@@ -1,6 +1,6 @@
 """Proofs that could not fail would prove nothing: faults of the kind that parallel code has, and all are found."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -9,7 +9,7 @@ import torch
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, mixture
 
 from eyas.core.mixer import held
-from eyas.layers.testing import Trial, assert_equal_outcomes, run, train_here
+from eyas.layers.testing import STEADY, Trial, assert_equal_outcomes, run, train_here
 from eyas.parallel import collectives, experts, gradients
 from eyas.parallel.after_batch import AfterBatch
 from eyas.parallel.layout import Layout
@@ -159,3 +159,13 @@ def train_with_fault(trial, layout, fault):
     found = FAULTS[fault]
     with patch.object(found.where, found.name, found.replacement):
         return train_here(trial, layout)
+
+
+def test_any_weight_that_a_clipped_step_moved_too_far_is_found():
+    """By one part in fifty, although such a step is short beside most weights."""
+    trial, longer = (Trial(model=falcon_h1(), optimizer=replace(STEADY, clip_norm=norm)) for norm in (0.1, 0.102))
+    expected, further = run(trial, Layout()), run(longer, Layout())
+    for name in expected.weights:
+        actual = replace(expected, weights=expected.weights | {name: further.weights[name]})
+        with pytest.raises(AssertionError, match=f"the way of {name} after 2 steps"):
+            assert_equal_outcomes(actual, expected, trial, Layout())

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from models import MIXERS, falcon_h1, holding, hymba, lending, zamba2
 
 from eyas.experiments import catalogue
-from eyas.layers.testing import Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
-from eyas.layers.testing.layouts import STEADY
+from eyas.layers.testing import STEADY, Trial, assert_equal_outcomes, assert_layout_changes_nothing, run
 from eyas.parallel.layout import Layout
 
 

@@ -2,7 +2,6 @@
 # S sequence, s this rank's part of it, B batch
 
 import pytest
-from every_rank import all_here
 from models import BALANCED, MIXERS, PENALISED, falcon_h1, holding, hymba, mixture, zamba2
 
 from eyas.core.ledger import transformer_bytes
@@ -98,7 +97,7 @@ def test_ranks_together_keep_what_is_stated_of_experts(balancing, layout):
     import torch
 
     model = mixture(**balancing)
-    ranks = pool(2).run(all_here, kept_and_stated, model, layout, torch.float32)[0]
+    ranks = pool(2).run(kept_and_stated, model, layout, torch.float32)
     kept, stated = (sum(bytes) for bytes in zip(*ranks, strict=True))
     assert kept == stated + 2 * embedding_bytes(layout, model)
 

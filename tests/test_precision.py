@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_rank import all_here
 from models import MIXERS, falcon_h1, holding, mixture
 
 from eyas.core.mixer import held
@@ -100,7 +99,7 @@ def dtypes_here(trial, layout):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_what_is_narrow_and_what_is_wide(layout):
     model = with_experts() if layout.sequence or layout.tensor == 1 else falcon_h1()
-    for found in pool(layout.processes).run(all_here, dtypes_here, trial(model), layout)[0]:
+    for found in pool(layout.processes).run(dtypes_here, trial(model), layout):
         assert len(found) > 50
         assert [entry for entry in found if entry[1] != entry[2]] == []
 
@@ -108,7 +107,7 @@ def test_what_is_narrow_and_what_is_wide(layout):
 @pytest.mark.parametrize("name", ["one process", "data", "distributed optimizer", "tensor and sequence"])
 def test_gradients_may_be_added_up_in_bfloat16(name):
     layout = LAYOUTS[name]
-    for found in pool(layout.processes).run(all_here, dtypes_here, trial(wide_gradients=False), layout)[0]:
+    for found in pool(layout.processes).run(dtypes_here, trial(wide_gradients=False), layout):
         assert [entry for entry in found if entry[1] != entry[2]] == []
         assert NARROW in {dtype for what, dtype, _ in found if what.startswith("gradient of")}
 

@@ -70,7 +70,7 @@ def curves(folder):
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_killed_sweep_does_what_is_missing_and_ends_as_if_undisturbed(tmp_path, launcher):
     if launcher == "joblib":
-        pytest.importorskip("joblib")
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     side_by_side = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     for folder in (disturbed, undisturbed):
@@ -112,13 +112,20 @@ def test_a_killed_sweep_does_what_is_missing_and_ends_as_if_undisturbed(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_launchers_run_jobs_of_several_processes_side_by_side(tmp_path, launcher):
-    pytest.importorskip(launcher.partition("_")[0])
+@pytest.mark.parametrize(
+    ("plugin", "launcher"),
+    [
+        ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
+        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local",)),
+    ],
+)
+def test_launchers_run_jobs_of_several_processes_side_by_side(tmp_path, plugin, launcher):
+    pytest.importorskip(f"hydra_plugins.{plugin}")
     write_corpus(tmp_path)
-    options = ["layout.tensor=2", "layout.pipeline=1,2", "name=s", f"hydra/launcher={launcher}"]
+    options = ["layout.tensor=2", "layout.pipeline=1,2", "name=s", *launcher]
     run = eyas("train", "-m", *TINY, *options, folder=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
+    assert "2 jobs, 2 at once" in run.stdout
     runs = find_runs(tmp_path / "runs")
     assert [found.state for found in runs] == ["finished"] * 2
     losses = [json.loads((found.path / "metrics.json").read_text())["validation_loss"] for found in runs]

@@ -1,8 +1,4 @@
-"""The report in a browser: loads, sorts, filters, toggles, zooms, is light and dark, says nothing to the console.
-
-Needs any chromium or chrome on the path (Debian's package chromium, say). Skipped where there is none, unless
-EYAS_REQUIRE_BROWSER=1, which fails it.
-"""
+"""The report in a browser: loads, sorts, filters, toggles, zooms, is light and dark, says nothing to the console."""
 
 import pytest
 from browser import DARK, LIGHT, acted, needs_browser, opened

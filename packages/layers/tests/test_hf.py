@@ -85,12 +85,14 @@ def test_logits_and_gradients_in_float32_equal_transformers(name, data, seed):
 @settings(max_examples=4, phases=WITHOUT_SHRINKING, derandomize=True)
 @given(data=st.data(), seed=st.integers(0, 2**31))
 def test_each_gradient_of_one_loss_in_float32_equals_transformers(name, data, seed):
-    """The same few draws always: of others one in forty has gradients of decays so small that float32 leaves less."""
+    """The same draws as long as this test and hypothesis are. Of others one in forty has a gradient of a decay that
+    cancels so far that float32 keeps fewer digits than are asked for."""
     assert_same_in_float32(name, data, seed, losses=1)
 
 
 def assert_same_in_float32(name, data, seed, losses):
-    """As both are used, transformers with its own kernels."""
+    """Raises AssertionError unless logits, and the gradients of each of some losses, agree as both are used:
+    transformers' with its own kernels."""
     theirs = their_model(data.draw(DRAWN[name]), seed)
     ours, family, spec = our_model(theirs)
     tokens, *labels = random_tokens(seed, 1 + losses)

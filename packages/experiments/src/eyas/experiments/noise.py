@@ -91,8 +91,8 @@ def two_sided(t: float, degrees: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float, rest: float) -> float:
-    """I_x(a, b), regularised: the continued fraction of DLMF 8.17.22 by Lentz's method. `rest` is 1 - x, told apart as
-    a difference of a few 1e-13 would have lost its digits."""
+    """I_x(a, b), regularised: the continued fraction of DLMF 8.17.22 by Lentz's method. `rest` is 1 - x, which the
+    caller gives because the difference loses its digits where x is near one."""
     if x == 0.0 or rest == 0.0:
         return x
     if x > (a + 1) / (a + b + 2):

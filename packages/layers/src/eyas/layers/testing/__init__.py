@@ -6,6 +6,7 @@ Needs pytest and hypothesis, which the extra `testing` installs; the rest of eya
 from eyas.layers.testing.checkpoints import assert_checkpoint_loads
 from eyas.layers.testing.conformance import Conformance
 from eyas.layers.testing.layouts import (
+    STEADY,
     Outcome,
     Trial,
     assert_equal_outcomes,
@@ -15,6 +16,7 @@ from eyas.layers.testing.layouts import (
 )
 
 __all__ = [
+    "STEADY",
     "Conformance",
     "Outcome",
     "Trial",
