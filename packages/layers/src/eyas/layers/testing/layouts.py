@@ -126,13 +126,13 @@ def assert_equal_outcomes(actual: Outcome, expected: Outcome, trial: Trial, layo
     for name, gradient in actual.gradients.items():
         assert_close(f"gradient of {name} under {layout}", gradient, expected.gradients[name], TOLERANCE)
     for name, weight in actual.weights.items():
-        what, wanted = f"{name} after {trial.steps} steps under {layout}", expected.weights[name]
+        what, end = f"{name} after {trial.steps} steps under {layout}", expected.weights[name]
         if trial.optimizer.clip_norm:
             start = expected.start[name]
             rounding = trial.rounding * max(1.0, start.abs().max().item())
-            assert_close(f"the way of {what}", weight - start, wanted - start, CLIPPED_TOLERANCE, rounding)
+            assert_close(f"the way of {what}", weight - start, end - start, CLIPPED_TOLERANCE, rounding)
         else:
-            assert_close(what, weight, wanted, TOLERANCE, trial.rounding)
+            assert_close(what, weight, end, TOLERANCE, trial.rounding)
 
 
 def run(trial: Trial, layout: Layout) -> Outcome:
