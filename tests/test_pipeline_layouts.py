@@ -24,6 +24,7 @@ from eyas.layers.testing.compare import assert_close
 from eyas.layers.testing.layouts import engine_here, microbatches_here
 from eyas.parallel.in_flight import passes
 from eyas.parallel.layout import Layout
+from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.pool import pool
 
 TWO = partial(Layout, pipeline=2, virtual_pipeline=2)
@@ -105,9 +106,12 @@ def test_any_division_changes_nothing(case, groups, microbatch, documents, seed)
     assert_layout_changes_nothing(model, layout, **sizes, documents=documents, seed=seed)
 
 
-SAVED_TOLERANCE = 1e-6
+SAVED_TOLERANCE = 1e-5
 """Megatron-Core saves weights and the optimizer's state in float32."""
-SAVED = Trial(model=falcon_h1(repeat=4, tied=True, depths=1))
+SAVED = Trial(
+    model=falcon_h1(repeat=4, tied=True, depths=1),
+    optimizer=OptimizerOptions(learning_rate=1e-2, clip_norm=0.0),
+)
 
 
 @pytest.mark.parametrize("layout", [TWO(), TWO(tensor=2, sequence=True), FOUR(stages="auto")], ids=str)
