@@ -49,12 +49,14 @@ class Sampling:
         if self.top_k is not None:
             last = scaled_V.topk(min(self.top_k, len(scaled_V))).values[-1]
             scaled_V = scaled_V.masked_fill(scaled_V < last, float("-inf"))
-        return nucleus(scaled_V.softmax(-1), self.top_p)
+        return nucleus(scaled_V, self.top_p)
 
 
-def nucleus(probabilities_V: Tensor, top_p: float) -> Tensor:
-    """The probabilities of the fewest likeliest tokens that reach `top_p` together, scaled to a sum of 1."""
-    falling_V, order_V = probabilities_V.sort(descending=True, stable=True)
+def nucleus(logits_V: Tensor, top_p: float) -> Tensor:
+    """The probabilities (V,) of the fewest likeliest tokens that reach `top_p` together, scaled to a sum of 1. Logits
+    (V,) tell the order, also of tokens whose probabilities round to the same."""
+    order_V = logits_V.argsort(descending=True, stable=True)
+    falling_V = logits_V.softmax(-1)[order_V]
     before_V = falling_V.cumsum(-1) - falling_V
     kept_V = falling_V.masked_fill(before_V >= top_p, 0.0)
-    return torch.zeros_like(probabilities_V).scatter(-1, order_V, kept_V / kept_V.sum())
+    return torch.zeros_like(logits_V).scatter(-1, order_V, kept_V / kept_V.sum())
