@@ -41,6 +41,11 @@ def hides_the_input_from_the_gradient(self, x_SBD, context):
     return forward(self, x_SBD, context) + x_SBD.detach()
 
 
+def overstates_its_gradient(self, x_SBD, context):
+    y_SBD = forward(self, x_SBD, context)
+    return y_SBD + 1e-5 * (y_SBD - y_SBD.detach())
+
+
 def leaves_a_weight_without_gradient(self, x_SBD, context):
     return torch.nn.functional.linear(torch.nn.functional.linear(x_SBD, self.gate), self.down)
 
@@ -72,6 +77,7 @@ FAULTS = [
     (laws.results_have_the_dtype_of_the_input, MLP, "forward", answers_in_float32, "the output is torch.float32"),
     (laws.results_have_the_dtype_of_the_input, MLP, "forward", overflows, "the output is not finite"),
     (laws.gradients_are_derivatives, MLP, "forward", hides_the_input_from_the_gradient, "derivative along input"),
+    (laws.gradients_are_derivatives, MLP, "forward", overstates_its_gradient, "derivative along gate"),
     (laws.gradients_are_derivatives, MLP, "forward", leaves_a_weight_without_gradient, "no gradient reaches up"),
     (costs.parameters_are_those_of_every_rank, Config, "parameters", one_more(Config.parameters), "parameters states"),
     (costs.flops_are_those_counted, Config, "flops", one_more(Config.flops), "flops states"),
@@ -86,6 +92,13 @@ def test_a_fault_is_found(law, where, name, fault, message, monkeypatch):
     monkeypatch.setattr(where, name, fault)
     with pytest.raises(AssertionError, match=message):
         law(CASE)
+
+
+def test_derivatives_are_found_where_the_output_turns_within_a_thousandth():
+    """Keys of one dimension keep nothing but their sign when they are normalised, and turn where it changes."""
+    sizes = {"num_heads": 4, "num_key_heads": 1, "key_head_dim": 1, "value_head_dim": 3, "conv_kernel": 4}
+    options = {"kind": "gated_delta_net", **sizes}
+    laws.gradients_are_derivatives(Case(options=options, hidden_size=16, length=5, batch=2, seed=2))
 
 
 def test_documents_that_a_mixer_does_not_carry_are_refused(monkeypatch):
