@@ -18,7 +18,7 @@ from eyas.experiments import workers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose
 from eyas.experiments.conf_tree import conf_folder
-from eyas.experiments.experiment import read_rule
+from eyas.experiments.rules import Rule, Trend, read_rule
 from eyas.experiments.sweep import Returned
 from eyas.parallel.checkpoint_folder import at_step
 
@@ -189,9 +189,22 @@ def test_every_rule_of_an_experiment_selects_a_job_of_its_sweep():
         axes = swept(experiment)
         for text in of_file(experiment)["experiment"]["passes"]:
             rule = read_rule(text)
-            for name, value in (*rule.where, *(rule.against or ())):
+            against = (rule.against or ()) if isinstance(rule, Rule) else ()
+            for name, value in (*rule.where, *against):
                 values = [plain(each) for each in axes[name]]
                 assert {plain(one) for one in value.split("|")} <= set(values), f"{experiment}: {text}"
+
+
+def test_every_trend_of_an_experiment_goes_by_what_its_sweep_varies():
+    found = 0
+    for experiment in EXPERIMENTS:
+        axes = swept(experiment)
+        for rule in map(read_rule, of_file(experiment)["experiment"]["passes"]):
+            for trend in () if isinstance(rule, Rule) else (rule.trend, rule.bound):
+                options = trend.options if isinstance(trend, Trend) else ()
+                assert {option.partition("[")[0] for option in options} <= set(axes), f"{experiment}: {rule}"
+                found += len(options)
+    assert found
 
 
 def plain(value):

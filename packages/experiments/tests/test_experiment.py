@@ -4,7 +4,8 @@ import pytest
 
 from eyas.core.errors import ConfigError
 from eyas.core.schema import load
-from eyas.experiments.experiment import ExperimentConfig, Rule, read_rule
+from eyas.experiments.experiment import ExperimentConfig
+from eyas.experiments.rules import Rule, Trend, TrendRule, read_rule
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,21 @@ from eyas.experiments.experiment import ExperimentConfig, Rule, read_rule
             Rule("train/loss", "<", 1, "train/loss", 0, "every", (("upcycle", "a|b"),), (("upcycle", "c"),)),
         ),
         ("loss <= 1.03 * loss against all", Rule("loss", "<=", 1.03, "loss", 0, None, (), ())),
+        (
+            "spearman(validation_loss, allocation.shares[1]) > .8 at step 9 where allocation.order=SAM",
+            TrendRule(
+                Trend("spearman", "validation_loss", ("allocation.shares[1]",)), ">", 0.8, 9,
+                (("allocation.order", "SAM"),),
+            ),
+        ),
+        (
+            "spread( loss , order ) < spread(loss,shares[1])",
+            TrendRule(Trend("spread", "loss", ("order",)), "<", Trend("spread", "loss", ("shares[1]",))),
+        ),
+        (
+            "shift(loss, optimizer.learning_rate, model.hidden_size) <= 1",
+            TrendRule(Trend("shift", "loss", ("optimizer.learning_rate", "model.hidden_size")), "<=", 1.0),
+        ),
     ],
 )  # fmt: skip
 def test_a_rule_is_read(text, rule):
@@ -51,6 +67,14 @@ def test_a_rule_is_read(text, rule):
         ("accuracy >= accuracy + 0.3 against all where model=a", "'where' stands in the wrong place"),
         ("accuracy >= 0.9 where where model=a", "'where' stands in the wrong place"),
         ("accuracy >= 0.9 where model=a and seed=1", "means over seeds; leave out seed=1"),
+        (r"spearman(loss) > 0.8", "spearman takes a metric and 1 of the options; write spearman"),
+        (r"shift(loss, width) > 0.8", "shift takes a metric and 2 of the options; write spearman"),
+        (r"spread(loss, order) > 0.8 at step 0", "steps are counted from 1"),
+        (r"spread(loss, order) > 0.8 at every step", "cannot be read; write spearman"),
+        (r"spread(loss, order) > 2 * loss", "cannot be read; write spearman"),
+        (r"spread(loss, order) > 1 against all", "cannot be read; write spearman"),
+        (r"spread(loss, order) > 1 where order=a against all", "'against' stands in the wrong place; write spearman"),
+        (r"spread(loss, seed) > 1", "spread cannot go by seed"),
     ],
 )
 def test_what_is_no_rule_is_refused_by_its_place(text, message):

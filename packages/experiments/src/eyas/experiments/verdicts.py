@@ -10,9 +10,10 @@ from statistics import mean
 from typing import Literal
 
 from eyas.core.errors import ConfigError
-from eyas.experiments.experiment import Relation, Rule, Selection, read_rule
 from eyas.experiments.results import Results, Row, beside_seed
+from eyas.experiments.rules import Relation, Rule, Selection, Trend, TrendRule, read_rule
 from eyas.experiments.stated import stated_by
+from eyas.experiments.trends import Finding, Untold, measure
 
 RELATIONS: dict[Relation, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
@@ -45,6 +46,8 @@ def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
     except ConfigError as error:
         return Verdict(text, "undecided", str(error))
     stating = [row for row in results.rows if any(text in stated_by(run).passes for run in row.runs)]
+    if isinstance(rule, TrendRule):
+        return _judge_trend(text, rule, stating, logged)
     rows = [row for row in stating if matches(row, rule.where)]
     rivals = [] if rule.against is None else [row for row in stating if matches(row, rule.against)]
     if not rows:
@@ -69,6 +72,32 @@ def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
     if absent := [*absent_values(stating, rule.where), *absent_values(stating, rule.against or ())]:
         return Verdict(text, "undecided", f"{reason}; no run has {' or '.join(absent)}")
     return Verdict(text, "passed", reason)
+
+
+def _judge_trend(text: str, rule: TrendRule, stating: Sequence[Row], logged: Logged) -> Verdict:
+    """Failed or passed by what the selected rows show together; undecided where one is without results."""
+    rows = [row for row in stating if matches(row, rule.where)]
+    if not rows:
+        return Verdict(text, "undecided", "no run is selected")
+
+    def value_of(row: Row, metric: str) -> float | None:
+        return _mean(row, metric, rule.step, logged)
+
+    bound = rule.bound
+    try:
+        left = measure(rule.trend, rows, value_of)
+        right = measure(bound, rows, value_of) if isinstance(bound, Trend) else Finding(bound, "")
+    except Untold as untold:
+        return Verdict(text, "undecided", str(untold))
+    details = "; ".join(one.detail for one in (left, right) if one.detail)
+    reason = f"{rule.trend.kind} {left.value:.4g} against {right.value:.4g}: {details}"
+    holds = RELATIONS[rule.relation](left.value, right.value)
+    upward = rule.relation in (">", ">=")
+    if (right if upward == holds else left).least:
+        return Verdict(text, "undecided", f"{reason}; the best may lie beyond what was tried")
+    if absent := absent_values(stating, rule.where):
+        return Verdict(text, "undecided", f"{reason}; no run has {' or '.join(absent)}")
+    return Verdict(text, "passed" if holds else "failed", reason)
 
 
 def matches(row: Row, selection: Selection) -> bool:
