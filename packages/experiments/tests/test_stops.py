@@ -61,3 +61,6 @@ def test_a_continuation_keeps_the_space_that_a_tokenizer_takes_from_a_text_s_beg
     assert tokenizer.decode(new) == "writes"
     assert Stops(tokenizer, END, []).cut(new, before) == " writes"
     assert Stops(tokenizer, END, ["ri"]).cut(new, before) == " w"
+    assert Stops(tokenizer, END, [" w"])(new)
+    assert Stops(tokenizer, END, [" w"])([*tokenizer.encode(" reads").ids, *new])
+    assert not Stops(tokenizer, END, ["aw"])(new)

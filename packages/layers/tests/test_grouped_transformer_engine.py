@@ -17,7 +17,7 @@ COUNTS = [3, 0, 2]
 
 
 class GroupedLinear(nn.Module):
-    """The parameters' names, the order of arguments and the dtype check of transformer-engine 2.2 to 2.18."""
+    """The parameters' names, the order of arguments and the dtype check of transformer-engine 2.2 to 2.20."""
 
     def __init__(
         self, num_gemms, in_features, out_features, sequence_parallel=False, fuse_wgrad_accumulation=False,
