@@ -30,6 +30,8 @@ def literal(numbers, temperature, top_k, top_p):
     return [p / together if index in kept else 0.0 for index, p in enumerate(probabilities)]
 
 
+@example([0.0, 0.0, 1.0, 1e-271], 1.0, None, 0.5)
+@example([0.0, 1.0, 1e-271], 1.0, 2, 1.0)
 @given(logits, temperatures, st.none() | st.integers(1, 15), st.floats(0.05, 0.999) | st.just(1.0))
 def test_probabilities_are_those_of_the_definition(numbers, temperature, top_k, top_p):
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from eyas.core.errors import ConfigError
@@ -43,20 +44,20 @@ class Sampling:
         return int(torch.multinomial(self.probabilities(logits_V), 1, generator=random))
 
     def probabilities(self, logits_V: Tensor) -> Tensor:
-        """The distribution that `token` draws from, (V,) in float64; the temperature must be above 0."""
+        """The distribution that `token` draws from, (V,) in float64; the temperature must be above 0. The logits as
+        they are tell which tokens are likelier: what is made of them may round to the same."""
         wide_V = logits_V.double()
         scaled_V = (wide_V - wide_V.max()) / self.temperature
         if self.top_k is not None:
-            last = scaled_V.topk(min(self.top_k, len(scaled_V))).values[-1]
-            scaled_V = scaled_V.masked_fill(scaled_V < last, float("-inf"))
-        return nucleus(scaled_V, self.top_p)
+            last = wide_V.topk(min(self.top_k, len(wide_V))).values[-1]
+            scaled_V = scaled_V.masked_fill(wide_V < last, float("-inf"))
+        return nucleus(scaled_V.softmax(-1), wide_V.argsort(descending=True, stable=True), self.top_p)
 
 
-def nucleus(logits_V: Tensor, top_p: float) -> Tensor:
-    """The probabilities (V,) of the fewest likeliest tokens that reach `top_p` together, scaled to a sum of 1. Logits
-    (V,) tell the order, also of tokens whose probabilities round to the same."""
-    order_V = logits_V.argsort(descending=True, stable=True)
-    falling_V = logits_V.softmax(-1)[order_V]
-    before_V = falling_V.cumsum(-1) - falling_V
+def nucleus(probabilities_V: Tensor, order_V: Tensor, top_p: float) -> Tensor:
+    """The probabilities (V,) of the first tokens in an order, likeliest first, that reach `top_p` together, scaled to a
+    sum of 1."""
+    falling_V = probabilities_V[order_V]
+    before_V = F.pad(falling_V.cumsum(-1)[:-1], (1, 0))
     kept_V = falling_V.masked_fill(before_V >= top_p, 0.0)
-    return torch.zeros_like(logits_V).scatter(-1, order_V, kept_V / kept_V.sum())
+    return torch.zeros_like(probabilities_V).scatter(-1, order_V, kept_V / kept_V.sum())
