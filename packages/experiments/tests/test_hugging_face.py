@@ -106,6 +106,7 @@ def there_and_back(place, name, drawn):
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     assert (back / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert len({file.stat().st_mode for file in back.iterdir()}) == 1, "some files can be read by fewer than others"
     loaded = transformers.AutoModelForCausalLM.from_pretrained(back).eval()
     assert type(loaded) is type(theirs)
     tokens = torch.arange(20)[None]

@@ -101,7 +101,7 @@ def test_rank_0_has_the_terminal_and_the_others_a_file(
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("refuse", r"^rank 1 failed: LayoutError: does not fit$"),
+        ("refuse", r"^rank 1 failed: does not fit$"),
         ("break", r"^rank 1 failed: ZeroDivisionError: one over zero; traceback in .*error-1.txt$"),
         ("leave", r"^rank 1 failed with exit code 1: no such option$"),
         ("killed", r"^rank 1 was killed by SIGKILL \(out of memory\?\)$"),
@@ -136,7 +136,7 @@ def test_a_process_that_is_a_rank_already_runs_the_worker_as_that_rank(
         monkeypatch.setenv(name, value)
     start("environment", 2)
     assert (tmp_path / "saw-1").read_text() == "2 1 3"
-    with pytest.raises(WorkerError, match=r"^rank 1 failed: LayoutError: does not fit$"):
+    with pytest.raises(WorkerError, match=r"^rank 1 failed: does not fit$"):
         start("refuse", 2)
     assert "LayoutError: does not fit" in capfd.readouterr().err
     with pytest.raises(WorkerError, match=r"^rank 1 failed with exit code 1"):
@@ -167,7 +167,7 @@ def test_a_rank_forgets_the_error_of_an_earlier_start(tmp_path: Path, monkeypatc
 
 def test_the_earliest_error_is_the_cause(tmp_path: Path) -> None:
     deaths = [failed(tmp_path, 0, ValueError("later"), 10.4), failed(tmp_path, 1, LayoutError("first"), 10.2)]
-    assert explain(tmp_path, deaths) == "rank 1 failed: LayoutError: first"
+    assert explain(tmp_path, deaths) == "rank 1 failed: first"
 
 
 def test_a_lost_connection_is_no_cause(tmp_path: Path) -> None:

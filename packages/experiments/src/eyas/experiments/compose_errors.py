@@ -46,15 +46,16 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         if name in PLUGINS.get(group, ()):
             return ConfigError(f"{group}={name} needs a plugin of Hydra's; pip install 'eyas-experiments[sweeps]'")
-        what = "mixer or preset" if group == "layer" else f"{group} option"
+        what = "mixer or preset" if group == "layer" else group
         asked = (o for o in overrides if o.lstrip("+").startswith(group) and o.endswith(f"={name}"))
         return ConfigError(f"{next(asked, f'{group}={name}')}: {unknown_name(what, name, error.options)}")
     if isinstance(error, OverrideParseException):
         if error.override.count("[") != error.override.count("]"):
             return ConfigError(f"{error.override!r} opens or closes a bracket too often")
-        return ConfigError(
-            f"{error.override!r} cannot be read; write option=value, and quote text with signs: option='\"a,b\"'"
-        )
+        name, equals, value = error.override.partition("=")
+        bare = value.replace("'", "").replace('"', "")
+        mended = f"\"{name}='{bare}'\" (quotes that the shell leaves)" if equals else "option=value"
+        return ConfigError(f"{error.override!r} cannot be read; write {mended}")
     text = " ".join(str(error).split())
     if match := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text):
         return ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from typing import Any
 
 from eyas.core.errors import ConfigError
@@ -58,4 +59,5 @@ def family_of_model(spec: ModelSpec) -> tuple[Family, dict[str, Any]]:
         except ConfigError as error:
             fitting.append(f"{family.model_type}: {error}")
     alike = [first + (f" (nor has any of {len(more)} others)" if more else "") for first, *more in reasons.values()]
+    alike.sort(key=lambda reason: -SequenceMatcher(None, reason.partition(":")[0], spec.name).ratio())
     raise ConfigError("no family of Hugging Face's can hold this model; " + "; ".join(fitting or alike))

@@ -119,8 +119,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _error(ranks: Path, error: dict[str, Any]) -> str:
     line = str(error["message"]).strip().splitlines()[0]
-    where = "" if error["expected"] else f"; traceback in {ranks / 'error-{}.txt'.format(error['rank'])}"
-    return f"rank {error['rank']} failed: {error['type']}: {line}{where}"
+    if error["expected"]:
+        return f"rank {error['rank']} failed: {line}"
+    traceback = ranks / f"error-{error['rank']}.txt"
+    return f"rank {error['rank']} failed: {error['type']}: {line}; traceback in {traceback}"
 
 
 def _death(ranks: Path, death: Death) -> str:

@@ -68,7 +68,7 @@ def check_marks(layout: Layout, cuts: Sequence[int]) -> None:
         raise LayoutError(
             f"the pattern's {len(cuts)} pipeline cuts make {len(cuts) + 1} stages, but {asked(layout)} were "
             f"asked for; make layout.pipeline x layout.virtual_pipeline = {len(cuts) + 1}, or cut "
-            f"{layout.stage_count - 1} times"
+            f"{layout.stage_count - 1} times (model.repeat repeats cuts too)"
         )
 
 
