@@ -64,3 +64,5 @@ def test_a_continuation_keeps_the_space_that_a_tokenizer_takes_from_a_text_s_beg
     assert Stops(tokenizer, END, [" w"])(new)
     assert Stops(tokenizer, END, [" w"])([*tokenizer.encode(" reads").ids, *new])
     assert not Stops(tokenizer, END, ["aw"])(new)
+    space = Stops(tokenizer, END, [" "])
+    assert space(new[:1]) and space.cut(new[:1]) == space.cut(new[:1], [END]) == ""

@@ -94,13 +94,6 @@ def test_a_fault_is_found(law, where, name, fault, message, monkeypatch):
         law(CASE)
 
 
-def test_derivatives_are_found_where_the_output_turns_within_a_thousandth():
-    """Keys of one dimension keep nothing but their sign when they are normalised, and turn where it changes."""
-    sizes = {"num_heads": 4, "num_key_heads": 1, "key_head_dim": 1, "value_head_dim": 3, "conv_kernel": 4}
-    options = {"kind": "gated_delta_net", **sizes}
-    laws.gradients_are_derivatives(Case(options=options, hidden_size=16, length=5, batch=2, seed=2))
-
-
 def test_documents_that_a_mixer_does_not_carry_are_refused(monkeypatch):
     monkeypatch.setattr(Config, "carries_documents", False)
     with pytest.raises(ConfigError, match="mlp cannot keep packed documents apart"):

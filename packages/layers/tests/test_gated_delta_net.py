@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
 from eyas.core.model import load_layer
+from eyas.layers.testing import laws
+from eyas.layers.testing.case import Case
 
 seeds = st.integers(0, 999)
 
@@ -62,3 +64,10 @@ def test_sizes_that_do_not_fit_are_refused_by_name(options, message):
     fitting = {"kind": "gated_delta_net", "num_heads": 4, "key_head_dim": 4, "value_head_dim": 4}
     with pytest.raises(ConfigError, match=message):
         load_layer(fitting | options, "l")
+
+
+def test_derivatives_are_found_where_the_output_turns_within_a_thousandth():
+    """Keys of one dimension keep nothing but their sign when they are normalised, and turn where it changes."""
+    sizes = {"num_heads": 4, "num_key_heads": 1, "key_head_dim": 1, "value_head_dim": 3, "conv_kernel": 4}
+    options = {"kind": "gated_delta_net", **sizes}
+    laws.gradients_are_derivatives(Case(options=options, hidden_size=16, length=5, batch=2, seed=2))

@@ -215,10 +215,11 @@ LAYERS = {
         ),
     ],
 )
-def test_a_model_of_no_family_is_refused_with_the_reason(pattern, reason):
+def test_a_model_of_no_family_is_refused_with_the_reason_of_the_one_whose_name_is_nearest(pattern, reason):
     blocks = {"once": {"layers": "attn", "shared": True}}
-    spec = load_model({"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": pattern, "blocks": blocks})
-    with pytest.raises(ConfigError, match=f"no family .*{reason}"):
+    model = {"hidden_size": 8, "vocab_size": 11, "layers": LAYERS, "pattern": pattern, "blocks": blocks}
+    spec = load_model(model | {"name": f"{reason.partition(':')[0]}_tiny"})
+    with pytest.raises(ConfigError, match=f"no family of Hugging Face's can hold this model; {reason}"):
         family_of_model(spec)
 
 

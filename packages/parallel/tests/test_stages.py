@@ -64,7 +64,8 @@ REFUSED = {
         "layout.pipeline=2 x layout.virtual_pipeline=2 = 4 stages cannot share 3 blocks; .* 3 stages or fewer",
     ),
     "other cuts than stages": (
-        stack(4, (1,)), Layout(pipeline=3), "1 pipeline cuts make 2 stages, but layout.pipeline=3 stages .* 2 times",
+        stack(4, (1,)), Layout(pipeline=3),
+        "1 pipeline cuts make 2 stages, but layout.pipeline=3 stages .* 2 times .model.repeat repeats cuts too",
     ),
     "a list that leaves blocks out": (
         stack(6), Layout(pipeline=2, stages=(2, 3)), r"layout.stages=\[2, 3\] divides 5 blocks, but the model has 6",

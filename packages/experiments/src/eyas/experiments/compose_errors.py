@@ -53,8 +53,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
         if error.override.count("[") != error.override.count("]"):
             return ConfigError(f"{error.override!r} opens or closes a bracket too often")
         name, equals, value = error.override.partition("=")
-        bare = value.replace("'", "").replace('"', "")
-        mended = f"\"{name}='{bare}'\" (quotes that the shell leaves)" if equals else "option=value"
+        plain = equals and not re.search(r"""['"$`!\\]""", value)
+        mended = f"\"{name}='{value}'\" (quotes that the shell leaves)" if plain else "option=value"
         return ConfigError(f"{error.override!r} cannot be read; write {mended}")
     text = " ".join(str(error).split())
     if match := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text):

@@ -19,7 +19,7 @@ class ExperimentConfig:
     follows: str | None = None
     """The experiment whose runs these go on from, to be trained first."""
     passes: tuple[str, ...] = ()
-    """Rules such as `accuracy >= 0.95 where model=hybrid`, that the report evaluates."""
+    """Rules such as `accuracy >= 0.95 where model=hybrid` (see `rules.py`), that the report evaluates."""
     columns: str | None = None
     """An option, such as `task`, whose values are columns of tables instead of rows."""
     shows: tuple[str, ...] = ()

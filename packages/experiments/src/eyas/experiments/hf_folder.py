@@ -104,11 +104,11 @@ def write_tensors(
         WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         for number in range(1, len(shards) + 1)
     ]
-    (folder / names[0]).touch()
+    (folder / names[0]).touch()  # with the mode that others' files get too
     mode = (folder / names[0]).stat().st_mode
     for name, shard in zip(names, shards, strict=True):
         save_file({tensor.theirs: tensor.write(ours) for tensor in shard}, folder / name, {"format": "pt"})
-        os.chmod(folder / name, mode)  # safetensors lets the owner alone read it
+        os.chmod(folder / name, mode)  # safetensors 0.8 lets the owner alone read it
     if len(shards) > 1:
         places = {tensor.theirs: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {}, "weight_map": places}

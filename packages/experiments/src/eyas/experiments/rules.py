@@ -126,7 +126,8 @@ def _trend(rule: str, text: str) -> Trend:
     metric, *options = (argument.strip() for argument in arguments.split(","))
     kind = next(known for known in OPTIONS_OF if known == name)
     if len(options) != OPTIONS_OF[kind]:
-        raise ConfigError(f"{rule!r}: {kind} takes a metric and {OPTIONS_OF[kind]} of the options; write {TREND_FORM}")
+        many = "an option" if OPTIONS_OF[kind] == 1 else "two options"
+        raise ConfigError(f"{rule!r}: {kind} takes a metric and {many}; write {TREND_FORM}")
     if seeds := [option for option in options if is_seed(option)]:
         raise ConfigError(f"{rule!r}: rules are about means over seeds; {kind} cannot go by {seeds[0]}")
     return Trend(kind, metric, tuple(options))

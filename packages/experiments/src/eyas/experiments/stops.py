@@ -19,20 +19,21 @@ class Stops:
         self.tokenizer, self.end, self.texts = tokenizer, end, texts
         self.reach = max((len(text.encode()) for text in texts), default=0)
         """Tokens that the longest stop text can take: each has at least a byte."""
-        self.before: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
-        """Stands before what is decoded: some tokenizers take the space away that a text begins with."""
-        self.known = len(tokenizer.decode(self.before))
+        self.opening: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
+        """Stands before what is decoded alone: some tokenizers take the space away that a text begins with."""
+        self.opened = len(tokenizer.decode(self.opening))
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Whether the continuation ends with the newest of these tokens."""
         if tokens[-1] == self.end:
             return True
-        latest = self.tokenizer.decode([*self.before, *tokens[-self.reach :]]) if self.reach else ""
-        return any(text in latest[self.known :] for text in self.texts)
+        latest = self.tokenizer.decode([*self.opening, *tokens[-self.reach :]]) if self.reach else ""
+        return any(text in latest[self.opened :] for text in self.texts)
 
     def cut(self, tokens: Sequence[int], before: Sequence[int] = ()) -> str:
         """The text of a continuation of the tokens `before`, up to the first stop text. It is decoded with them, which
         keeps the space that it may begin with."""
+        before = before if self.tokenizer.decode(list(before)) else self.opening
         known: str = self.tokenizer.decode(list(before))
         whole: str = self.tokenizer.decode([*before, *(token for token in tokens if token != self.end)])
         text = whole[len(known) :]

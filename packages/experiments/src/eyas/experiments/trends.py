@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import correlation, mean
+from typing import TypeVar
 
 from eyas.experiments.metric_names import higher_is_better
 from eyas.experiments.results import Row, beside_seed
-from eyas.experiments.rules import Trend
+from eyas.experiments.rules import Trend, TrendKind
 
+Key = TypeVar("Key", bound=Hashable)
 Value = Callable[[Row, str], float | None]
 """A metric of a row, its mean over seeds; None where the row has none."""
 
@@ -25,32 +27,29 @@ class Finding:
 
     value: float
     detail: str
-    least: bool = False
+    lower_bound: bool = False
     """Whether the truth may lie above the value."""
 
 
-def measure(trend: Trend, rows: Sequence[Row], value_of: Value) -> Finding:
-    """The trend over the rows. Raises Untold where a row has no results or the options do not vary."""
+def measure(trend: Trend, rows: Sequence[Row], value_of: Value, when: str = "") -> Finding:
+    """The trend over the rows; `when` says which values are meant. Raises Untold where the rows do not decide it."""
     found = [value_of(row, trend.metric) for row in rows]
     values = [value for value in found if value is not None]
     if len(values) < len(found):
-        raise Untold(f"{len(found) - len(values)} of {len(found)} rows have no {trend.metric}")
-    match trend.kind:
-        case "spearman":
-            return spearman([number(row, trend.options[0]) for row in rows], values)
-        case "spread":
-            return spread([option(row, trend.options[0]) for row in rows], values, trend)
-        case "shift":
-            return shift(rows, values, trend)
+        raise Untold(f"{len(found) - len(values)} of {len(found)} rows have no {trend.metric}{when}")
+    return MEASURES[trend.kind](trend, rows, values)
 
 
-def spearman(option_values: Sequence[float], values: Sequence[float]) -> Finding:
+def spearman(trend: Trend, rows: Sequence[Row], values: Sequence[float]) -> Finding:
     """Rank correlation (Spearman 1904): Pearson's, of ranks; what is alike shares the mean of its ranks. A value that
-    is no number ranks highest."""
-    known = [math.inf if math.isnan(value) else value for value in values]
-    if min(len(set(option_values)), len(set(known))) < 2:
-        raise Untold("nothing varies")
-    return Finding(correlation(ranks(option_values), ranks(known)), f"over {len(values)} rows")
+    is no number ranks as the worst."""
+    worst = -math.inf if higher_is_better(trend.metric) else math.inf
+    known = [worst if math.isnan(value) else value for value in values]
+    chosen = [number_of(row, trend.options[0]) for row in rows]
+    for what, varied in ((trend.options[0], chosen), (trend.metric, known)):
+        if len(set(varied)) < 2:
+            raise Untold(f"{what} does not vary")
+    return Finding(correlation(ranks(chosen), ranks(known)), f"over {len(values)} rows")
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -59,44 +58,60 @@ def ranks(values: Sequence[float]) -> list[float]:
     return [order.index(value) + (order.count(value) - 1) / 2 for value in values]
 
 
-def spread(chosen: Sequence[Hashable], values: Sequence[float], trend: Trend) -> Finding:
+def spread(trend: Trend, rows: Sequence[Row], values: Sequence[float]) -> Finding:
     """How far apart the means of the rows of each value of the option are at most."""
-    means = grouped(chosen, values)
+    (name,) = trend.options
+    means = grouped([option_of(row, name) for row in rows], values)
     if len(means) < 2:
-        raise Untold(f"{trend.options[0]} does not vary")
-    low, high = (end(means, key=means.__getitem__) for end in (min, max))
+        raise Untold(f"{name} does not vary")
+    if lost := [key for key, value in means.items() if not math.isfinite(value)]:
+        raise Untold(f"{trend.metric} is no number at {name}={lost[0]}")
+    low = min(means, key=means.__getitem__)
+    high = max(means, key=means.__getitem__)
     return Finding(means[high] - means[low], f"{means[low]:.4g} at {low} to {means[high]:.4g} at {high}")
 
 
-def shift(rows: Sequence[Row], values: Sequence[float], trend: Trend) -> Finding:
+def shift(trend: Trend, rows: Sequence[Row], values: Sequence[float]) -> Finding:
     """By how many places, in the order of all its values, the first option's best value differs at most between values
-    of the second one. A best value at an end may lie beyond it, so the shift is then a lower bound."""
+    of the second one, by means over rows that differ in anything else. A best value at an end may lie beyond it, so the
+    shift is then a lower bound. A value of the metric that is no number is the worst."""
     higher = higher_is_better(trend.metric)
     if higher is None:
         raise Untold(f"nothing says whether more or less of {trend.metric} is better")
     moved, beside = trend.options
-    grid = sorted({number(row, moved) for row in rows})
-    places: dict[Hashable, int] = {}
-    for width in dict.fromkeys(option(row, beside) for row in rows):
-        here = [(number(row, moved), v) for row, v in zip(rows, values, strict=True) if option(row, beside) == width]
-        means = grouped(*zip(*here, strict=True))
-        if absent := [value for value in grid if value not in means]:
-            raise Untold(f"no row has {moved}={absent[0]:g} and {beside}={width}")
-        costs = [math.inf if math.isnan(means[value]) else (-1 if higher else 1) * means[value] for value in grid]
-        places[width] = costs.index(min(costs))
-    if len(places) < 2 or len(grid) < 2:
-        raise Untold(f"{beside if len(grid) > 1 else moved} does not vary")
-    best = ", ".join(f"{grid[place]:g} at {width}" for width, place in places.items())
+    at = [number_of(row, moved) for row in rows]
+    others = [option_of(row, beside) for row in rows]
+    for name, varied in ((moved, at), (beside, others)):
+        if len(set(varied)) < 2:
+            raise Untold(f"{name} does not vary")
+    grid = sorted(set(at))
+    means = grouped(list(zip(others, at, strict=True)), values)
+    places: dict[str, int] = {}
+    for other in dict.fromkeys(others):
+        if absent := [value for value in grid if (other, value) not in means]:
+            raise Untold(f"no row has {moved}={absent[0]:g} and {beside}={other}")
+        costs = [-means[other, value] if higher else means[other, value] for value in grid]
+        costs = [math.inf if math.isnan(cost) else cost for cost in costs]
+        best = [place for place, cost in enumerate(costs) if cost == min(costs)]
+        if len(best) > 1:
+            raise Untold(f"{beside}={other} has no one best {moved}")
+        places[other] = best[0]
+    told = ", ".join(f"{grid[place]:g} at {other}" for other, place in places.items())
     ends = {0, len(grid) - 1} & set(places.values())
-    return Finding(max(places.values()) - min(places.values()), f"best {moved} {best}", least=bool(ends))
+    return Finding(max(places.values()) - min(places.values()), f"best {moved} {told}", lower_bound=bool(ends))
 
 
-def grouped(keys: Sequence[Hashable], values: Sequence[float]) -> dict[Hashable, float]:
+MEASURES: dict[TrendKind, Callable[[Trend, Sequence[Row], Sequence[float]], Finding]] = {
+    "spearman": spearman, "spread": spread, "shift": shift
+}  # fmt: skip
+
+
+def grouped(keys: Sequence[Key], values: Sequence[float]) -> dict[Key, float]:
     """The mean of the values of each key."""
     return {key: mean(v for k, v in zip(keys, values, strict=True) if k == key) for key in dict.fromkeys(keys)}
 
 
-def option(row: Row, name: str) -> str:
+def option_of(row: Row, name: str) -> str:
     """The option of a row's runs; of a list the item that stands in brackets behind the name."""
     bare, bracket, item = name.partition("[")
     if not bracket:
@@ -107,9 +122,9 @@ def option(row: Row, name: str) -> str:
     return str(value[place])
 
 
-def number(row: Row, name: str) -> float:
+def number_of(row: Row, name: str) -> float:
     """The option as a number."""
-    value = option(row, name)
+    value = option_of(row, name)
     try:
         return float(value)
     except ValueError:

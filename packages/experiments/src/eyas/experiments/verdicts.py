@@ -83,17 +83,17 @@ def _judge_trend(text: str, rule: TrendRule, stating: Sequence[Row], logged: Log
     def value_of(row: Row, metric: str) -> float | None:
         return _mean(row, metric, rule.step, logged)
 
-    bound = rule.bound
+    bound, when = rule.bound, f" at step {rule.step}" if rule.step else ""
     try:
-        left = measure(rule.trend, rows, value_of)
-        right = measure(bound, rows, value_of) if isinstance(bound, Trend) else Finding(bound, "")
+        left = measure(rule.trend, rows, value_of, when)
+        right = measure(bound, rows, value_of, when) if isinstance(bound, Trend) else Finding(bound, "")
     except Untold as untold:
         return Verdict(text, "undecided", str(untold))
     details = "; ".join(one.detail for one in (left, right) if one.detail)
     reason = f"{rule.trend.kind} {left.value:.4g} against {right.value:.4g}: {details}"
     holds = RELATIONS[rule.relation](left.value, right.value)
     upward = rule.relation in (">", ">=")
-    if (right if upward == holds else left).least:
+    if (right if upward == holds else left).lower_bound:
         return Verdict(text, "undecided", f"{reason}; the best may lie beyond what was tried")
     if absent := absent_values(stating, rule.where):
         return Verdict(text, "undecided", f"{reason}; no run has {' or '.join(absent)}")

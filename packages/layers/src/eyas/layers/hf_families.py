@@ -44,7 +44,7 @@ def family_of_config(config: Mapping[str, Any]) -> Family:
 
 def family_of_model(spec: ModelSpec) -> tuple[Family, dict[str, Any]]:
     """A family that can express the model, and its config.json: the one that the model is named after, if it can, else
-    the first. Raises ConfigError saying what stands in the way."""
+    the first. Raises ConfigError saying what stands in the way, first in the family whose name is nearest."""
     reasons: dict[str, list[str]] = {}
     fitting: list[str] = []
     for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != spec.name):
@@ -58,6 +58,11 @@ def family_of_model(spec: ModelSpec) -> tuple[Family, dict[str, Any]]:
             return family, hf_config(family, spec)
         except ConfigError as error:
             fitting.append(f"{family.model_type}: {error}")
-    alike = [first + (f" (nor has any of {len(more)} others)" if more else "") for first, *more in reasons.values()]
-    alike.sort(key=lambda reason: -SequenceMatcher(None, reason.partition(":")[0], spec.name).ratio())
-    raise ConfigError("no family of Hugging Face's can hold this model; " + "; ".join(fitting or alike))
+
+    def distance(reason: str) -> float:
+        return -SequenceMatcher(None, reason.partition(":")[0], spec.name).ratio()
+
+    nearest = sorted((sorted(alike, key=distance) for alike in reasons.values()), key=lambda alike: distance(alike[0]))
+    told = [first + (f" (nor has any of {len(more)} others)" if more else "") for first, *more in nearest]
+    why = "; ".join(sorted(fitting, key=distance) or told)
+    raise ConfigError(f"no family of Hugging Face's can hold this model; {why}")

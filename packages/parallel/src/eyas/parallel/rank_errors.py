@@ -121,8 +121,8 @@ def _error(ranks: Path, error: dict[str, Any]) -> str:
     line = str(error["message"]).strip().splitlines()[0]
     if error["expected"]:
         return f"rank {error['rank']} failed: {line}"
-    traceback = ranks / f"error-{error['rank']}.txt"
-    return f"rank {error['rank']} failed: {error['type']}: {line}; traceback in {traceback}"
+    whole = ranks / f"error-{error['rank']}.txt"
+    return f"rank {error['rank']} failed: {error['type']}: {line}; traceback in {whole}"
 
 
 def _death(ranks: Path, death: Death) -> str:

@@ -18,7 +18,8 @@ from eyas.layers.testing.compare import TOLERANCE, assert_close, assert_equal_re
 from eyas.parallel.context import Context
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
-STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
+RATIO = 10
+STEPS = tuple(1e-4 / RATIO**shorter for shorter in range(4))
 """Of finite differences. Long ones suffer from curvature and short ones from rounding: the best counts, of them and of
 what each two of them in a row give without the second order of curvature (Richardson 1911)."""
 DERIVATIVE_TOLERANCE = 1e-6
@@ -136,7 +137,7 @@ def gradients_are_derivatives(case: Case) -> None:
         )
         exact = (gradient * direction).sum()
         slopes = [slope(loss, variable, direction, step) for step in STEPS]
-        slopes += [(100 * short - long) / 99 for long, short in pairwise(slopes)]
+        slopes += [(RATIO**2 * short - long) / (RATIO**2 - 1) for long, short in pairwise(slopes)]
         best = min(slopes, key=lambda numeric: abs(numeric - exact))
         assert_close(f"the derivative along {name}", exact, best, DERIVATIVE_TOLERANCE, rounding=DERIVATIVE_TOLERANCE)
 
