@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def write_tensors(
     mode = (folder / names[0]).stat().st_mode
     for name, shard in zip(names, shards, strict=True):
         save_file({tensor.theirs: tensor.write(ours) for tensor in shard}, folder / name, {"format": "pt"})
-        os.chmod(folder / name, mode)  # safetensors 0.8 lets the owner alone read it
+        (folder / name).chmod(mode)  # safetensors 0.8 lets the owner alone read it
     if len(shards) > 1:
         places = {tensor.theirs: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {}, "weight_map": places}
