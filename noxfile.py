@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -17,7 +18,9 @@ PINNED = ("-c", "constraints.txt")
 SWEEP_TOOLS = ("hydra-joblib-launcher", "hydra-submitit-launcher", "hydra-optuna-sweeper")
 """The extra `sweeps` of eyas-experiments."""
 OTHER_EXTRAS = ("wandb", "mlflow-skinny", "lm_eval")
-TEST_TOOLS = ("pytest", "hypothesis", "transformers", "hatchling", "mkdocs-material", *SWEEP_TOOLS, *OTHER_EXTRAS)
+TEST_TOOLS = (
+    "pytest", "hypothesis", "nox", "transformers", "hatchling", "mkdocs-material", *SWEEP_TOOLS, *OTHER_EXTRAS,
+)  # fmt: skip
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
@@ -83,7 +86,8 @@ def wheels(session: nox.Session) -> None:
     """Build the four wheels into dist/ and train with them in a new environment, away from the source."""
     dist, elsewhere = HERE / "dist", Path(session.create_tmp()).resolve()
     shutil.rmtree(dist, ignore_errors=True)
-    session.install(*PINNED, "torch", "hatchling")
+    install_torch(session)
+    session.install(*PINNED, "hatchling")
     session.run(
         "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(dist), *local(PACKAGES), silent=True
     )
@@ -124,10 +128,33 @@ def gpu(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *tools: str) -> None:
-    """Installs the four packages, editable, at the pinned versions; torch first, so that what follows takes the build
-    that pip was pointed to."""
-    session.install(*PINNED, "torch", *tools)
-    session.install(*PINNED, *(word for package in local(PACKAGES) for word in ("-e", package)))
+    """Installs the four packages, editable, at the pinned versions; torch first, so that the rest takes its build."""
+    install_torch(session)
+    session.install(*PINNED, *tools, *(word for package in local(PACKAGES) for word in ("-e", package)))
+
+
+def install_torch(session: nox.Session) -> None:
+    """Installs the torch that pip finds, or where that would bring CUDA to a machine without a driver for it the build
+    for CPUs, a tenth of the size. uv knows where those are kept; pip would have to be told."""
+    if not has_nvidia_driver() and brings_cuda(session):
+        session.install(*PINNED, "uv")
+        uv_install = ("uv", "pip", "install", "--python", f"{session.bin}/python", "--torch-backend", "cpu")
+        session.run(*uv_install, *PINNED, "torch")
+    session.install(*PINNED, "torch")
+
+
+def has_nvidia_driver() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists()
+
+
+def brings_cuda(session: nox.Session) -> bool:
+    """Whether pip would install a torch that asks for CUDA's libraries; not where torch is there already."""
+    report = Path(session.virtualenv.location, "torch.json")
+    ask = ("pip", "install", "--dry-run", "--no-deps", "--quiet", "--report", str(report))
+    session.run(*ask, *PINNED, "torch", silent=True)
+    to_install = json.loads(report.read_text())["install"]
+    needs = [need for distribution in to_install for need in distribution["metadata"]["requires_dist"]]
+    return any(need.startswith(("cuda-", "nvidia-")) for need in needs)
 
 
 def install_mamba_ssm(session: nox.Session) -> None:
