@@ -1,43 +1,131 @@
-"""Optimizer state in the host's memory: asked of Megatron-Core on a GPU, refused without one."""
-
-from types import SimpleNamespace
+"""Adam's moments in the host's memory: the same steps, and only some of the moments beside the weights at once."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
-from eyas.parallel import megatron_options, options
-from eyas.parallel.layout import Layout
+from eyas.parallel import offload
+from eyas.parallel.offload import MOMENTS, MomentsOnHost, first_weights
 from eyas.parallel.options import OptimizerOptions
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_megatron_is_asked_for_the_share_on_a_gpu(share, monkeypatch):
-    asked = []
-
-    def get(config, chunks, **_):
-        asked.append(config)
-        return SimpleNamespace(param_groups=[])
-
-    monkeypatch.setattr(megatron_options, "get_megatron_optimizer", get)
-    # Megatron-Core's own configuration asks for transformer-engine.
-    monkeypatch.setattr(megatron_options, "OptimizerConfig", SimpleNamespace)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(options, "find_spec", lambda name: name)
-    layout = Layout(data=2, distributed_optimizer=True)
-    megatron_options.megatron_optimizer(OptimizerOptions(cpu_offload=share), layout, torch.float32, [], {})
-    (config,) = asked
-    assert config.use_precision_aware_optimizer == (share > 0)
-    assert (config.optimizer_cpu_offload, config.optimizer_offload_fraction) == (share > 0, share)
+class HostTensor(torch.Tensor):
+    """A tensor in the host's memory, where the CPU stands for a GPU."""
 
 
-def test_a_machine_without_a_gpu_refuses(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+@pytest.fixture(scope="module", autouse=True)
+def host():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offload, "place_on_host", lambda moment: torch.empty_like(moment).as_subclass(HostTensor))
+        yield
+
+
+class CountsByGroup(torch.optim.AdamW):
+    """Counts its steps as transformer-engine's Adam does: once for a group in each call, from the group's count."""
+
+    def step(self):
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+        super().step()
+
+
+def two_of(kind, sizes, seed):
+    """The same weights twice, in groups of two learning rates, each with an optimizer."""
+    draw = torch.Generator().manual_seed(seed)
+    values = [torch.randn(size, generator=draw) for size in sizes]
+    optimizers = []
+    for _ in range(2):
+        weights = [value.clone().requires_grad_() for value in values]
+        groups = [{"params": weights[0::2], "lr": 0.1}, {"params": weights[1::2], "lr": 0.01}]
+        optimizers.append(kind([group for group in groups if group["params"]], fused=True))
+    return optimizers
+
+
+def step(optimizer, seed):
+    draw = torch.Generator().manual_seed(seed)
+    for weight in weights_of(optimizer):
+        weight.grad = torch.randn(weight.shape, generator=draw)
+    optimizer.step()
+
+
+def weights_of(optimizer):
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def away(optimizer):
+    """The weights whose moments are all on the host."""
+    kept = {
+        id(weight): {type(state[name]) for name in MOMENTS} for weight, state in optimizer.state.items() if len(state)
+    }
+    assert all(len(kinds) == 1 for kinds in kept.values()), "one moment of a weight without the other"
+    return {weight for weight, kinds in kept.items() if kinds == {HostTensor}}
+
+
+SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8)
+
+
+@given(
+    kind=st.sampled_from([torch.optim.AdamW, CountsByGroup]),
+    sizes=SIZES,
+    share=st.floats(0, 1),
+    at_once=st.integers(1, 60),
+)
+def test_steps_are_the_same_bit_for_bit(kind, sizes, share, at_once):
+    plain, offloaded = two_of(kind, sizes, seed=len(sizes))
+    chosen = first_weights(offloaded.param_groups, share)
+    MomentsOnHost(offloaded, share, at_once)
+    for number in range(3):
+        step(plain, number)
+        step(offloaded, number)
+        assert away(offloaded) == chosen
+    for expected, actual in zip(weights_of(plain), weights_of(offloaded), strict=True):
+        assert torch.equal(actual, expected)
+        assert plain.state[expected]["step"] == offloaded.state[actual]["step"]
+    assert [group.get("step") for group in plain.param_groups] == [
+        group.get("step") for group in offloaded.param_groups
+    ]
+
+
+@given(sizes=SIZES, share=st.floats(0, 1), at_once=st.integers(1, 60))
+def test_few_moments_are_beside_the_weights_at_once(sizes, share, at_once):
+    _, optimizer = two_of(torch.optim.AdamW, sizes, seed=0)
+    chosen = first_weights(optimizer.param_groups, share)
+    moments = MomentsOnHost(optimizer, share, at_once)
+    step_with, seen = moments.step_with, []
+
+    def watched():
+        step_with()
+        here = [w.numel() for w, state in optimizer.state.items() if state and id(w) in chosen - away(optimizer)]
+        seen.append(here)
+
+    moments.step_with = watched
+    for number in range(2):
+        step(optimizer, number)
+    assert all(sum(here) <= at_once or len(here) == 1 for here in seen)
+    assert sum(len(here) for here in seen) == 2 * len(chosen)
+
+
+@given(sizes=SIZES, share=st.floats(0, 1))
+def test_the_share_is_reached_by_the_first_weights(sizes, share):
+    weights = [torch.zeros(size) for size in sizes]
+    chosen = first_weights([{"params": weights}], share)
+    entries = [weight.numel() for weight in weights if id(weight) in chosen]
+    assert chosen == {id(weight) for weight in weights[: len(chosen)]}
+    assert sum(entries) >= share * sum(sizes)
+    assert not entries or sum(entries[:-1]) < share * sum(sizes)
+
+
+def test_a_loaded_state_goes_to_the_host():
+    plain, optimizer = two_of(torch.optim.AdamW, [3, 4, 5], seed=0)
+    MomentsOnHost(optimizer, 1.0)
+    step(plain, 0)
+    optimizer.load_state_dict(plain.state_dict())
+    assert away(optimizer) == {id(weight) for weight in weights_of(optimizer)}
+
+
+def test_a_machine_without_a_gpu_refuses():
     with pytest.raises(ConfigError, match=r"optimizer.cpu_offload=0.5 moves .* has no GPU .* set it to 0"):
-        megatron_options.megatron_optimizer(OptimizerOptions(cpu_offload=0.5), Layout(), torch.float32, [], {})
-
-
-def test_a_gpu_without_transformer_engine_is_refused(monkeypatch):
-    monkeypatch.setattr(options, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"optimizer.cpu_offload=0.5 needs transformer-engine; pip install"):
-        OptimizerOptions(cpu_offload=0.5).check_device(gpu=True)
+        OptimizerOptions(cpu_offload=0.5).check_device(gpu=False)
+    OptimizerOptions(cpu_offload=0.5).check_device(gpu=True)

@@ -235,12 +235,12 @@ def gathered_bytes(run: RunConfig, spec: ModelSpec, block: BlockSpec, at: Coordi
 
 
 def bytes_per_weight(run: RunConfig) -> float:
-    """Weight, gradient and Adam's two moments, and float32 master weights where the weight is smaller; the optimizer's
-    part divided among the replicas with the distributed optimizer, and without what lies in the host's memory."""
+    """Weight, gradient, those of Adam's two moments that are not in the host's memory, and float32 master weights where
+    the weight is smaller; the optimizer's part divided among the replicas with the distributed optimizer."""
     layout, element = run.layout, ELEMENT[run.trainer.precision]
     wide = max(element, 4)
     gradient = max(element, ELEMENT[run.trainer.gradients])
-    optimizer = (2 * wide + (4 if element < 4 else 0)) * (1 - run.optimizer.cpu_offload)
+    optimizer = 2 * wide * (1 - run.optimizer.cpu_offload) + (4 if element < 4 else 0)
     return (
         element + gradient + (optimizer / (layout.data * layout.context) if layout.distributed_optimizer else optimizer)
     )

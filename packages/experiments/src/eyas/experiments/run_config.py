@@ -190,15 +190,10 @@ def check(run: RunConfig) -> None:
             "trainer.precision=float64 cannot be combined with layout.distributed_optimizer=true, whose state "
             "Megatron-Core saves in float32: a resumed run would be another one; set one of them to its default"
         )
-    if layout.distributed_optimizer and layout.data * layout.context == 1 and not run.optimizer.cpu_offload:
+    if layout.distributed_optimizer and layout.data * layout.context == 1:
         raise LayoutError(
             "layout.distributed_optimizer=true splits the optimizer's state over replicas, but layout.data=1; set "
             "layout.data=2 or more, or layout.distributed_optimizer=false"
-        )
-    if run.optimizer.cpu_offload and not layout.distributed_optimizer:
-        raise ConfigError(
-            f"optimizer.cpu_offload={run.optimizer.cpu_offload} needs layout.distributed_optimizer=true; set it, or "
-            "optimizer.cpu_offload=0"
         )
     if run.upcycle.copies is not None and run.start_from is None:
         raise ConfigError(

@@ -18,6 +18,8 @@ from eyas.parallel.megatron import (
     TransformerConfig,
     get_megatron_optimizer,
 )
+from eyas.parallel.offload import MomentsOnHost
+from eyas.parallel.optimizer_state import with_weights
 from eyas.parallel.options import OptimizerOptions
 from eyas.parallel.parts import Factors
 
@@ -90,9 +92,6 @@ def megatron_optimizer(
         params_dtype=dtype,
         bf16=dtype is torch.bfloat16,
         use_distributed_optimizer=layout.distributed_optimizer,
-        optimizer_cpu_offload=options.cpu_offload > 0,
-        optimizer_offload_fraction=options.cpu_offload,
-        use_precision_aware_optimizer=options.cpu_offload > 0,  # whose code path the offloading optimizer takes
     )
     overrides = {
         ParamKey(
@@ -106,4 +105,7 @@ def megatron_optimizer(
     made = get_megatron_optimizer(config, chunks, config_overrides=overrides, use_gloo_process_groups=False)
     for group in made.param_groups:
         group["fused"] = True
+    if options.cpu_offload:
+        for single in with_weights(made):
+            MomentsOnHost(single.optimizer, options.cpu_offload)
     return made

@@ -57,9 +57,6 @@ def load(optimizer: Any, weights: Weights, state: Mapping[str, Any]) -> None:
         for group in inner["param_groups"]:
             group["step"] = int(state["step"])
         single.load_state_dict(whole)
-        if type(single.optimizer).__name__ == "HybridDeviceOptimizer":
-            for group in single.optimizer.param_groups:  # copied into those that it is made of before every step
-                group.pop("step", None)
 
 
 def with_weights(optimizer: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 
 from eyas.core.errors import ConfigError
 
@@ -50,8 +49,8 @@ class OptimizerOptions:
     groups: dict[str, GroupOptions] = field(default_factory=dict)
     """Name to weights that learn faster or slower: {head: {parts: [head], learning_rate_factor: 0.1}}."""
     cpu_offload: float = 0.0
-    """Share of the weights whose optimizer state lies in the host's memory and is updated there; for GPUs, with
-    layout.distributed_optimizer and transformer-engine. Megatron-Core's; it has not been run on a GPU yet."""
+    """Share of the weights of a GPU whose moments lie in the host's memory between steps. A step brings them to the GPU
+    a quarter of a GiB at a time. It has not been run on a GPU yet."""
 
     def __post_init__(self) -> None:
         for name in ("weight_decay", "clip_norm"):
@@ -65,17 +64,9 @@ class OptimizerOptions:
             raise ConfigError(f"beta1={self.beta1} and beta2={self.beta2} must be at least 0 and below 1")
 
     def check_device(self, gpu: bool) -> None:
-        """Raises ConfigError where the state of an optimizer is to leave a GPU and there is none, or Megatron-Core's
-        offloading optimizer lacks transformer-engine, whose conventions it shares."""
-        if not self.cpu_offload:
-            return
-        if not gpu:
+        """Raises ConfigError where the state of an optimizer is to leave a GPU and there is none."""
+        if self.cpu_offload and not gpu:
             raise ConfigError(
                 f"optimizer.cpu_offload={self.cpu_offload} moves the optimizer's state from a GPU to the host, but "
                 "this machine has no GPU and the state lies there already; set it to 0"
-            )
-        if find_spec("transformer_engine") is None:
-            raise ConfigError(
-                f"optimizer.cpu_offload={self.cpu_offload} needs transformer-engine; pip install "
-                "'transformer-engine[pytorch]', or set it to 0"
             )
