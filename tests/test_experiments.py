@@ -27,7 +27,6 @@ MANY = 7
 """Arms from which on an experiment takes its time to compose."""
 GROWN_FROM = {"upcycling": "upcycling_dense"}
 """Experiments that begin with the runs of another."""
-UPCYCLED = ("upcycle=none", "upcycle=virtual_groups", "upcycle=virtual_groups_unscaled")
 SHORT = (
     "trainer.max_steps=2", "trainer.global_batch=2", "trainer.microbatch=2", "schedule.warmup_steps=1",
     "trainer.validation_interval=null", "trainer.checkpoint_interval=null", "data.validation_sequences=2",
@@ -71,7 +70,8 @@ def test_the_first_two_steps_of_every_experiment_run(experiment, place):
     if experiment in GROWN_FROM:
         dense = GROWN_FROM[experiment]
         assert main(["train", f"experiment={dense}", *SHORT]) == 0
-    for number, arm in enumerate([[option] for option in UPCYCLED] if experiment == "upcycling" else [[]]):
+    grown = [[f"upcycle={how}"] for how in swept("upcycling")["upcycle"]]
+    for number, arm in enumerate(grown if experiment == "upcycling" else [[]]):
         assert main(["train", f"experiment={experiment}", f"name=short{number}", *SHORT, *small, *arm]) == 0
         told = ended(place, f"short{number}")
         assert told["steps"] == 2
