@@ -32,7 +32,7 @@ class Session:
     def install(self, *words):
         self.commands.append(("pip", "install", *words))
 
-    def run(self, *words, **_):
+    def run_install(self, *words, **_):
         self.commands.append(words)
         if "--report" in words:
             Path(words[words.index("--report") + 1]).write_text(json.dumps(self.report))
