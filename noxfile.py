@@ -139,7 +139,7 @@ def install_torch(session: nox.Session) -> None:
     if not has_nvidia_driver() and brings_cuda(session):
         session.install(*PINNED, "uv")
         uv_install = ("uv", "pip", "install", "--python", f"{session.bin}/python", "--torch-backend", "cpu")
-        session.run_install(*uv_install, *PINNED, "torch")
+        session.run_install(*uv_install, "--no-deps", *PINNED, "torch")  # what it needs comes from pip's index
     session.install(*PINNED, "torch")
 
 
@@ -151,7 +151,8 @@ def brings_cuda(session: nox.Session) -> bool:
     """Whether pip would install a torch that asks for CUDA's libraries; not where torch is there already."""
     report = Path(session.virtualenv.location, "torch.json")
     ask = ("pip", "install", "--dry-run", "--no-deps", "--quiet", "--report", str(report))
-    session.run_install(*ask, *PINNED, "torch", silent=True)
+    if session.run_install(*ask, *PINNED, "torch", silent=True) is None:  # nox -R installs nothing
+        return False
     to_install = json.loads(report.read_text())["install"]
     needs = [need for distribution in to_install for need in distribution["metadata"]["requires_dist"]]
     return any(need.startswith(("cuda-", "nvidia-")) for need in needs)

@@ -131,7 +131,7 @@ TRAIN = {
     ),
     "no tokens in a chunk": ("layout.loss_chunk=0", "layout.loss_chunk=0 must be a whole number of at least 1"),
     "offloading more than all": ("optimizer.cpu_offload=2", "optimizer.cpu_offload=2.0 must be a share from 0 to 1"),
-    "offloading from no GPU": ("optimizer.cpu_offload=1", "moves the optimizer's state from a GPU to the host, but"),
+    "offloading from no GPU": ("optimizer.cpu_offload=1", "keeps moments of a GPU's weights on the host, but"),
     "warm-up": ("trainer.max_steps=50 schedule.warmup_steps=60", "warmup_steps=60 is longer than the run of 50"),
     "small embedding": ("model.vocab_size=100", "model.vocab_size=100 is smaller than data.vocab_size=4096"),
     "no files": ("data=files", "data.files is empty; give a glob"),

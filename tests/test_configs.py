@@ -15,7 +15,7 @@ from eyas.core.registry import mixers
 from eyas.experiments.cli import main
 from eyas.experiments.compose import compose
 from eyas.experiments.conf_tree import conf_folder
-from eyas.experiments.dry_run import stage_parameters
+from eyas.experiments.dry_run import bytes_per_weight, stage_parameters
 from eyas.experiments.run_config import load_run
 from eyas.layers.model import HybridLM, Stage
 from eyas.parallel.layout import Layout, processes_here
@@ -101,6 +101,20 @@ def test_dry_run_counts_the_weights_of_every_stage(sizes, depths, tied, repeated
         counted = stage_parameters(spec, layout, here, layout.coordinates)
         counted += sum(costs[index].parameters for index in blocks)
         assert counted == sum(parameter.numel() for parameter in stage.parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["trainer.precision=float32"], 4 + 4 + 8),
+        (["trainer.precision=float32", "optimizer.cpu_offload=0.5"], 4 + 4 + 4),
+        (["trainer.precision=bfloat16"], 2 + 4 + 4 + 8),
+        (["trainer.precision=bfloat16", "optimizer.cpu_offload=1"], 2 + 4 + 4),
+        (["trainer.precision=bfloat16", "layout=data2", "optimizer.cpu_offload=0.5"], 2 + 4 + (4 + 4) / 2),
+    ],
+)
+def test_dry_run_counts_the_state_that_lies_beside_a_weight(overrides, expected):
+    assert bytes_per_weight(run_of(*overrides)) == expected
 
 
 def test_dry_run_shows_the_tail(capsys):

@@ -70,8 +70,8 @@ def test_the_first_two_steps_of_every_experiment_run(experiment, place):
     if experiment in GROWN_FROM:
         dense = GROWN_FROM[experiment]
         assert main(["train", f"experiment={dense}", *SHORT]) == 0
-    grown = [[f"upcycle={how}"] for how in swept("upcycling")["upcycle"]]
-    for number, arm in enumerate(grown if experiment == "upcycling" else [[]]):
+    forms = swept("upcycling")["upcycle"] if experiment == "upcycling" else []
+    for number, arm in enumerate([[f"upcycle={form}"] for form in forms] or [[]]):
         assert main(["train", f"experiment={experiment}", f"name=short{number}", *SHORT, *small, *arm]) == 0
         told = ended(place, f"short{number}")
         assert told["steps"] == 2

@@ -17,6 +17,7 @@ from eyas.layers.experts import grouped_linear
 from eyas.layers.model import HybridLM
 from eyas.layers.ssd import ssd
 from eyas.parallel.context import Context
+from eyas.parallel.offload import MOMENTS, MomentsOnHost
 
 pytestmark = [
     pytest.mark.gpu,
@@ -67,6 +68,28 @@ def test_bfloat16_is_stable_for_200_steps(tmp_path):
     """It learns as float32 does, and no step throws it back."""
     write_corpus(tmp_path)
     assert_stable(*(curve(tmp_path, name, "trainer.max_steps=200", f"trainer.precision={name}") for name in PRECISIONS))
+
+
+def test_moments_on_the_host_change_no_step_also_of_a_resumed_run(tmp_path):
+    write_corpus(tmp_path)
+    usual = "trainer.max_steps=6", "trainer.precision=bfloat16", "trainer.checkpoint_interval=3"
+    expected = curve(tmp_path, "beside", *usual)
+    assert curve(tmp_path, "host", *usual, "optimizer.cpu_offload=1") == expected
+    (begun,) = tmp_path.glob("runs/host/*")
+    assert eyas("resume", begun, "trainer.max_steps=9", folder=tmp_path).returncode == 0
+
+
+def test_moments_lie_in_memory_that_is_pinned_between_steps():
+    weight = torch.ones(1000, device="cuda", requires_grad=True)
+    adam = torch.optim.AdamW([weight], fused=True)
+    MomentsOnHost(adam, 1.0)
+    for _ in range(2):
+        weight.grad = torch.ones_like(weight)
+        adam.step()
+        moments = [adam.state[weight][name] for name in MOMENTS]
+        assert all(moment.is_pinned() and moment.device.type == "cpu" and moment.all() for moment in moments)
+    adam.load_state_dict(adam.state_dict())
+    assert all(adam.state[weight][name].is_pinned() for name in MOMENTS)
 
 
 PRECISIONS = "bfloat16", "float32"

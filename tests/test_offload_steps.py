@@ -25,9 +25,9 @@ LAYOUTS = {
 USUAL = OptimizerOptions(learning_rate=1e-3)
 
 
-def marked(moment):
+def marked(weight):
     """Stands for `place_on_host`."""
-    place = torch.empty_like(moment)
+    place = torch.zeros_like(weight, requires_grad=False)
     place.on_host = True
     return place
 

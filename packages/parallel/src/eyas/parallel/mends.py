@@ -126,11 +126,9 @@ def _mend_order(optimizer: Any) -> None:
     def mended(cls: Any, buffers: Any, places: Any, group_ranges: Any, config: Any) -> Any:
         """Upstream's groups, with the weights that are updated in the order of those that they are parts of."""
         groups = build(cls, buffers, places, group_ranges, config)
-        narrow, wide, narrow_parts, wide_parts, masters = groups
-        if not config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
-            narrow_parts = masters
+        narrow, wide, _, wide_parts, masters = groups
         for index, ranges in enumerate(group_ranges):
-            weights, parts = narrow[index] + wide[index], narrow_parts[index] + wide_parts[index]
+            weights, parts = narrow[index] + wide[index], masters[index] + wide_parts[index]
             part_of = {id(weight): part for weight, part in zip(weights, parts, strict=True)}
             ranges["orig_group"]["params"] = [part_of[id(weight)] for weight in ranges["params"]]
         return groups
@@ -158,7 +156,7 @@ def allocate_adam_state(adam: torch.optim.Optimizer) -> None:
         for weight in group["params"]:
             if not adam.state[weight]:
                 adam.state[weight] = {
-                    "step": torch.zeros((), dtype=torch.float32),
+                    "step": torch.zeros((), dtype=torch.float32, device=weight.device),  # for a step in one pass
                     "exp_avg": torch.zeros_like(weight, requires_grad=False),
                     "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
                 }

@@ -1,33 +1,55 @@
 """Adam's moments in the host's memory: a step brings them to the weights some at a time, and takes them back.
 
-Megatron-Core's own offloading optimizer (optimizer/cpu_offloading/hybrid_optimizer.py, 0.16.1) cannot have weights
-that are kept in float32, as a scan's decays are: torch refuses their parts, those that stay on a GPU get no gradient,
-and their state is not loaded.
+Megatron-Core's own offloading optimizer (optimizer/cpu_offloading/hybrid_optimizer.py, 0.16.1), which is for the
+distributed optimizer, cannot have weights that are kept in float32, as a scan's decays are. Their parts have a history,
+with which torch takes none (distrib_optimizer.py, line 424); those that stay on the GPU get no gradient
+(`_set_sub_optimizer_grads`); loading looks for copies that they do not have (`_update_fp32_params_by_new_state`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eyas.parallel.optimizer_state import counts_by_group
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 AT_ONCE = 32 * 2**20
-"""Weights whose moments are brought together: a quarter of a GiB."""
+"""Entries whose moments are brought together: in float32 a quarter of a GiB."""
 
 
 class MomentsOnHost:
-    """Has an optimizer of Adam's kind, torch's or transformer-engine's, keep moments in the host's memory."""
+    """Has an optimizer of Adam's kind, torch's or transformer-engine's, keep moments in the host's memory.
+
+    Torch's has them there from the beginning and loads them there; transformer-engine's makes room for all of them
+    beside the weights while it loads a state.
+    """
 
     def __init__(self, adam: Any, share: float, at_once: int | None = None) -> None:
-        """share: of the entries of all weights, from the first weight on; that or up to a weight more goes to the host.
-        at_once: entries whose moments are with the weights together; one weight may have more."""
-        self.adam, self.step_with, self.at_once = adam, adam.step, at_once or AT_ONCE
-        self.away = first_weights(adam.param_groups, share)
-        adam.step = self.step
-        adam.register_load_state_dict_post_hook(lambda _: self.take_all())
+        """share: of the entries of all weights. The first weights that reach it are chosen, so up to one weight more.
+        at_once: entries whose moments are with the weights together, or those of one larger weight."""
+        self.adam, self.step_with, self.load_with = adam, adam.step, adam.load_state_dict
+        self.at_once = at_once or AT_ONCE
+        away = first_weights(adam.param_groups, share)
+        self.places = {id(weight): {name: place_on_host(weight) for name in MOMENTS} for weight in away}
+        self.allocate()
+        adam.step, adam.load_state_dict = self.step, self.load
+
+    def allocate(self) -> None:
+        """Gives every weight the state that Adam begins with, so that none is made for all beside the weights."""
+        for weight in self.weights():
+            places = self.places.get(id(weight))
+            state = places or {name: torch.zeros_like(weight, requires_grad=False) for name in MOMENTS}
+            self.adam.state[weight] = dict(state)
+            if not counts_by_group(self.adam):
+                self.adam.state[weight]["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+
+    def weights(self) -> Iterator[Tensor]:
+        return chain.from_iterable(group["params"] for group in self.adam.param_groups)
 
     def step(self) -> None:
         """One step of all weights."""
@@ -48,64 +70,68 @@ class MomentsOnHost:
 
     def parts(self, weights: list[Tensor]) -> Iterator[list[Tensor]]:
         """The weights of a group: those whose moments stay with them, then the others some at a time."""
-        staying = [weight for weight in weights if id(weight) not in self.away]
+        staying = [weight for weight in weights if id(weight) not in self.places]
         if staying:
             yield staying
         part: list[Tensor] = []
+        entries = 0
         for weight in weights:
-            if id(weight) in self.away:
-                if part and sum(map(Tensor.numel, part)) + weight.numel() > self.at_once:
+            if id(weight) in self.places:
+                if part and entries + weight.numel() > self.at_once:
                     yield part
-                    part = []
+                    part, entries = [], 0
                 part.append(weight)
+                entries += weight.numel()
         if part:
             yield part
 
     def bring(self, weights: list[Tensor]) -> None:
         """Copies moments to where the weights are."""
-        for weight, state in self.of_away(weights):
-            for name in MOMENTS:
-                moment = torch.empty(state[name].shape, dtype=state[name].dtype, device=weight.device)
-                moment.copy_(state[name], non_blocking=True)
-                state[name] = moment
+        for weight in weights:
+            for name, place in self.places.get(id(weight), {}).items():
+                moment = torch.empty(place.shape, dtype=place.dtype, device=weight.device)
+                moment.copy_(place, non_blocking=True)
+                self.adam.state[weight][name] = moment
 
     def take(self, weights: list[Tensor]) -> None:
-        """Moves moments to the host."""
-        for _, state in self.of_away(weights):
-            for name in MOMENTS:
-                moment = place_on_host(state[name])
-                moment.copy_(state[name], non_blocking=True)
-                state[name] = moment
-
-    def take_all(self) -> None:
-        """Moves all moments that a loaded state has left with the weights."""
-        for group in self.adam.param_groups:
-            self.take(group["params"])
-        wait_for_copies()
-
-    def of_away(self, weights: list[Tensor]) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Those whose moments belong on the host, where they have any yet."""
+        """Copies moments back to the host, where their places are kept, and frees them beside the weights."""
         for weight in weights:
-            state = self.adam.state.get(weight)
-            if state and id(weight) in self.away:
-                yield weight, state
+            for name, place in self.places.get(id(weight), {}).items():
+                place.copy_(self.adam.state[weight][name], non_blocking=True)
+                self.adam.state[weight][name] = place
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state in the form of torch's optimizers; moments that belong on the host go nowhere else."""
+        numbers = chain.from_iterable(group["params"] for group in state["param_groups"])
+        others, moments = dict(state["state"]), {}
+        for weight, number in zip(self.weights(), numbers, strict=True):
+            if id(weight) in self.places:
+                moments[weight] = others[number]
+                others[number] = {name: value for name, value in others[number].items() if name not in MOMENTS}
+        self.load_with({**state, "state": others})
+        for weight, values in moments.items():
+            for name, place in self.places[id(weight)].items():
+                place.copy_(values[name])
+                self.adam.state[weight][name] = place
 
 
-def first_weights(groups: list[dict[str, Any]], share: float) -> set[int]:
-    """Identities of the first weights that have the share of all entries."""
+def first_weights(groups: list[dict[str, Any]], share: float) -> list[Tensor]:
+    """The first weights that have the share of all entries."""
     weights = [weight for group in groups for weight in group["params"]]
     wanted = share * sum(weight.numel() for weight in weights)
-    chosen, entries = set(), 0
+    chosen: list[Tensor] = []
+    entries = 0
     for weight in weights:
         if entries < wanted:
-            chosen.add(id(weight))
+            chosen.append(weight)
             entries += weight.numel()
     return chosen
 
 
-def place_on_host(moment: Tensor) -> Tensor:
-    """Memory for a moment that a GPU can copy to while it works."""
-    return torch.empty(moment.shape, dtype=moment.dtype, device="cpu", pin_memory=moment.is_cuda)
+def place_on_host(weight: Tensor) -> Tensor:
+    """Zeros for a moment, in memory that a GPU can copy to and from while it works. The allocator rounds such memory up
+    to a power of two."""
+    return torch.zeros(weight.shape, dtype=weight.dtype, device="cpu", pin_memory=weight.is_cuda)
 
 
 def wait_for_copies() -> None:

@@ -50,7 +50,7 @@ class OptimizerOptions:
     """Name to weights that learn faster or slower: {head: {parts: [head], learning_rate_factor: 0.1}}."""
     cpu_offload: float = 0.0
     """Share of the weights of a GPU whose moments lie in the host's memory between steps. A step brings them to the GPU
-    a quarter of a GiB at a time. It has not been run on a GPU yet."""
+    a quarter of a GiB, or one larger weight's, at a time. It has not been run on a GPU yet."""
 
     def __post_init__(self) -> None:
         for name in ("weight_decay", "clip_norm"):
@@ -64,9 +64,9 @@ class OptimizerOptions:
             raise ConfigError(f"beta1={self.beta1} and beta2={self.beta2} must be at least 0 and below 1")
 
     def check_device(self, gpu: bool) -> None:
-        """Raises ConfigError where the state of an optimizer is to leave a GPU and there is none."""
+        """Raises ConfigError where moments are to leave a GPU and there is none."""
         if self.cpu_offload and not gpu:
             raise ConfigError(
-                f"optimizer.cpu_offload={self.cpu_offload} moves the optimizer's state from a GPU to the host, but "
-                "this machine has no GPU and the state lies there already; set it to 0"
+                f"optimizer.cpu_offload={self.cpu_offload} keeps moments of a GPU's weights on the host, but this "
+                "machine has no GPU and they lie there already; set it to 0"
             )
