@@ -55,6 +55,18 @@ def test_a_heading_sorts_up_and_down_and_leaves_what_is_missing_last(tmp_path):
     ]  # fmt: skip
 
 
+def test_no_cell_writes_over_the_next(tmp_path):
+    make_sweep(tmp_path / "runs" / "2026-11-22_19-45-42", 6)
+    script = """
+      const over = (cell) => {
+        const text = document.createRange();
+        text.selectNodeContents(cell);
+        return text.getBoundingClientRect().right > cell.getBoundingClientRect().right;
+      };
+      return [...document.querySelectorAll("#table tr > *")].filter(over).map((cell) => cell.textContent);"""
+    assert acted(write_report([tmp_path / "runs"]), tmp_path, script) == []
+
+
 def test_the_legend_toggles_rows_and_the_filter_narrows_table_and_plots(act):
     seen = act("""
       const shown = () => { charts[0].draw(); return charts[0].visible().map((line) => rows[line.row].label) };
