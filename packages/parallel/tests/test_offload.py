@@ -25,8 +25,8 @@ def host():
 
 
 class FusedAdam(torch.optim.Optimizer):
-    """Counts its steps and loads its state as transformer-engine's does: a count for each group in each call, and
-    moments made anew beside the weights."""
+    """Counts its steps and loads its state as transformer-engine's does: a count for each group in each call, also of
+    an empty one, and moments made anew beside the weights."""
 
     def __init__(self, groups, fused):
         super().__init__(groups, {"fused": fused})
@@ -47,9 +47,7 @@ class FusedAdam(torch.optim.Optimizer):
     def load_state_dict(self, state):
         super().load_state_dict(state)
         for weight, loaded in list(self.state.items()):
-            self.state[weight] = {name: torch.zeros_like(weight, requires_grad=False) for name in MOMENTS}
-            for name, value in loaded.items():
-                self.state[weight][name].copy_(value)
+            self.state[weight] = {name: value.clone() for name, value in loaded.items()}
 
 
 KINDS = [torch.optim.AdamW, FusedAdam]
@@ -63,7 +61,7 @@ def two_of(kind, sizes, seed):
     for _ in range(2):
         weights = [value.clone().requires_grad_() for value in values]
         groups = [{"params": weights[0::2], "lr": 0.1}, {"params": weights[1::2], "lr": 0.01}]
-        optimizers.append(kind([group for group in groups if group["params"]], fused=True))
+        optimizers.append(kind(groups, fused=True))
     return optimizers
 
 

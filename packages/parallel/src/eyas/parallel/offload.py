@@ -23,11 +23,8 @@ AT_ONCE = 32 * 2**20
 
 
 class MomentsOnHost:
-    """Has an optimizer of Adam's kind, torch's or transformer-engine's, keep moments in the host's memory.
-
-    Torch's has them there from the beginning and loads them there; transformer-engine's makes room for all of them
-    beside the weights while it loads a state.
-    """
+    """Has an optimizer of Adam's kind, torch's or transformer-engine's, keep moments in the host's memory, where they
+    are from the beginning and where a loaded state goes."""
 
     def __init__(self, adam: Any, share: float, at_once: int | None = None) -> None:
         """share: of the entries of all weights. The first weights that reach it are chosen, so up to one weight more.
@@ -69,9 +66,10 @@ class MomentsOnHost:
         wait_for_copies()
 
     def parts(self, weights: list[Tensor]) -> Iterator[list[Tensor]]:
-        """The weights of a group: those whose moments stay with them, then the others some at a time."""
+        """The weights of a group: those whose moments stay with them, then the others some at a time. An empty group
+        is a part too, for an optimizer that counts its steps."""
         staying = [weight for weight in weights if id(weight) not in self.places]
-        if staying:
+        if staying or not weights:
             yield staying
         part: list[Tensor] = []
         entries = 0
