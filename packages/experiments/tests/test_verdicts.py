@@ -66,7 +66,8 @@ GOOD, BAD = row("good", 0.9, 1.0), row("bad", 0.1, 0.2)
             "undecided",
             "in model.name=good; no run has model.name=bad",
         ),
-        ("recall >= 0.9", "undecided", "no finished run has recall"),
+        ("recall >= 0.9", "undecided", "no finished run has it: unknown metric 'recall'; there are: accuracy, base"),
+        ("acuracy >= 0.9", "undecided", "no finished run has it: unknown metric 'acuracy'; did you mean 'accuracy'?"),
         ("accuracy is fine", "undecided", "cannot be read"),
     ],
 )

@@ -42,6 +42,11 @@ def with_start(job: Job) -> dict[str, Any]:
     model = begun.model if upcycle.copies is None else upcycled(begun.model, upcycle)
     if job.config["data"]["source"] == "task":
         return {**job.config, "start_from": named, "model": model}
+    if begun.drawn_task is not None:
+        kind = begun.task["kind"]
+        raise ConfigError(
+            f"{folder} learnt task {kind}, which has no tokenizer to start from on text; add task={kind}, or another"
+        )
     run_folder.check_text(folder, "tokenizer to start from")
     tokenizer = {
         "tokenizer": str(folder / run_folder.TOKENIZER),

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Literal
 
 from eyas.core.errors import ConfigError
+from eyas.core.nearest import unknown_name
 from eyas.experiments.results import Results, Row, beside_seed
 from eyas.experiments.rules import Relation, Rule, Selection, Trend, TrendRule, read_rule
 from eyas.experiments.stated import stated_by
@@ -59,7 +60,7 @@ def judge_rule(text: str, results: Results, logged: Logged) -> Verdict:
     known = [(one.left, one.right, one) for one in compared if one.left is not None and one.right is not None]
     unknown = len(compared) - len(known)
     if not known:
-        return Verdict(text, "undecided", _absent(rule))
+        return Verdict(text, "undecided", _absent(rule, stating))
     margin = 1 if rule.relation in ("<", "<=") else -1
     left, right, closest = max(known, key=lambda one: _last(margin * (one[0] - one[1])))
     when = f" at step {closest.step}" if rule.step == "every" else ""
@@ -172,10 +173,16 @@ def _mean(row: Row, metric: str, step: int | None, logged: Logged) -> float | No
     return None if None in values else mean(row.of_seeds(values))
 
 
-def _absent(rule: Rule) -> str:
-    metrics = " and ".join(dict.fromkeys(name for name in (rule.metric, rule.bound_metric) if name))
-    when = "" if rule.step is None else " at any step" if rule.step == "every" else f" at step {rule.step}"
-    return f"no finished run has {metrics}{when}"
+def _absent(rule: Rule, stating: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(name for name in (rule.metric, rule.bound_metric) if name))
+    if rule.step is not None:
+        when = "any step" if rule.step == "every" else f"step {rule.step}"
+        return f"no finished run has {' and '.join(names)} at {when}"
+    known = {metric for row in stating if not row.remark for run in row.runs for metric in run.metrics}
+    unknown = [name for name in names if name not in known]
+    if known and unknown:
+        return f"no finished run has it: {unknown_name('metric', unknown[0], known)}"
+    return f"no finished run that is asked for has {' and '.join(names)}"
 
 
 def _names(results: Results, row: Row) -> str:
