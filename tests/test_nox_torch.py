@@ -53,3 +53,11 @@ def test_build_for_cpus_is_chosen_where_cuda_could_not_run(noxfile, monkeypatch,
     chosen = [words for words in session.commands if words[0] == "uv"]
     assert [words[words.index("--torch-backend") + 1] for words in chosen] == (["cpu"] if for_cpus else [])
     assert session.commands[-1] == ("pip", "install", "-c", "constraints.txt", "torch")
+
+
+def test_a_session_that_installs_nothing_reads_no_report(noxfile, monkeypatch, tmp_path):
+    monkeypatch.setattr(noxfile, "has_nvidia_driver", lambda: False)
+    session = Session(tmp_path, CUDA)
+    session.report = None
+    noxfile.install_torch(session)
+    assert not [words for words in session.commands if words[0] == "uv"]
