@@ -101,7 +101,7 @@ class LinearAttention(Mixer):
             operands = 6 if self.activation == "silu" else 3
             per_token = (operands + 3) * inner * element + (inner + norms) * wide
             chunks = math.ceil(sequence_length / (self.chunk_size or best_chunk(self.head_dim)))
-            states = (chunks + 1) * inner * self.head_dim * wide
+            states = chunks * inner * self.head_dim * wide
             return microbatch * (sequence_length * per_token + states) + (2 * heads + 1) * wide
 
         def state_bytes(self, hidden_size: int, sequence_length: int, element: int = 2) -> int:

@@ -150,7 +150,7 @@ class Mamba2(Mixer):
             per_token += 3 * inner * element + groups * wide if self.gated_norm else 4 * inner * element
             chunks = math.ceil(sequence_length / (self.chunk_size or best_chunk(self.state_size)))
             history = (self.conv_kernel - 1) * channels * element
-            states = (chunks + 1) * inner * self.state_size * wide
+            states = chunks * inner * self.state_size * wide
             once = 2 * heads * wide + (0 if self.conv_bias else channels * element)
             return microbatch * (sequence_length * per_token + history + states) + once
 

@@ -2,7 +2,7 @@
 
 The sequence goes by in spans of a few chunks that fit a cache. Within a chunk every head of a group shares the scores
 C B^T (decay is split into factors of row and column, see ssd_decay), so all work is in a few large matrix products.
-The backward recomputes rather than saves: it keeps the state that entered each chunk and y without its diagonal.
+The backward recomputes rather than saves: it keeps the state that entered each chunk and what each token read of it.
 """
 # S sequence, B batch, H heads, P head dim, N state, G groups
 # Z chunks in a span, L token in a chunk, M an earlier one, R heads per group, F = R P features of a group, Q = Z B G
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyas.layers.ssd_decay import Decay, Segments, pin_first, sum_from
+from eyas.layers.ssd_decay import Decay, Segments, sum_before, sum_from
 from eyas.layers.ssd_span import Operands, Span
 
 SPAN_ELEMENTS = 1 << 18
@@ -82,32 +82,31 @@ class ChunkedScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         (S, B, H, P), (G, N), dtype = x_SBHP.shape, B_SBGN.shape[2:], initial_BHPN.dtype
         y = torch.empty_like(x_SBHP, memory_format=torch.contiguous_format)
-        decayed = torch.empty_like(y, dtype=dtype)
+        read = torch.empty_like(y, dtype=dtype)
         entered = x_SBHP.new_empty(-(-S // chunk), B, G, N, H // G * P, dtype=dtype)
         state = initial_BHPN.view(B, G, -1, N).transpose(-1, -2)
         for part in parts(S, chunk, B * H * P, G):
             operands = part.operands(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, dtype)
             run = choose(forward_span, operands, compiled)
-            state = run(operands, state, part.heads(y), part.heads(decayed), entered[part.chunks])
+            state = run(operands, state, part.heads(y), part.heads(read), entered[part.chunks])
         final = state.transpose(-1, -2).clone(memory_format=torch.contiguous_format).view(B, H, P, N)
-        ctx.save_for_backward(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, decayed, entered, final)
+        ctx.save_for_backward(x_SBHP, dt_SBH, A_H, B_SBGN, C_SBGN, D_H, starts_SB, read, entered)
         ctx.chunk, ctx.compiled = chunk, compiled
         return y, final
 
     @staticmethod
     def backward(ctx: Any, dy_SBHP: Tensor, dfinal_BHPN: Tensor) -> tuple[Tensor | None, ...]:
-        x, dt, A, B_, C_, D, starts, decayed, entered, final = ctx.saved_tensors
+        x, dt, A, B_, C_, D, starts, read, entered = ctx.saved_tensors
         (S, B, H, P), (G, N) = x.shape, B_.shape[2:]
         dx, ddt, dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, B_, C_))
         dA, dD = (x.new_zeros(G, H // G, dtype=torch.float64) for _ in range(2))
         dstate = dfinal_BHPN.reshape(B, G, -1, N).transpose(-1, -2)
-        leaving = (dfinal_BHPN * final).sum((-2, -1)).view(B, G, -1)
         for part in reversed(list(parts(S, ctx.chunk, B * H * P, G))):
-            operands = part.operands(x, dt, A, B_, C_, D, starts, decayed.dtype)
+            operands = part.operands(x, dt, A, B_, C_, D, starts, read.dtype)
             run = choose(backward_span, operands, ctx.compiled)
-            dstate, leaving = run(
-                operands, part.heads(decayed), entered[part.chunks], part.heads(dy_SBHP), dstate, leaving,
-                part.heads(dx), part.heads(ddt), part.tokens(dB), part.tokens(dC), dA, dD,
+            dstate = run(
+                operands, part.heads(read), entered[part.chunks], part.heads(dy_SBHP), dstate, part.heads(dx),
+                part.heads(ddt), part.tokens(dB), part.tokens(dC), dA, dD,
             )  # fmt: skip
         dinitial = dstate.transpose(-1, -2).clone(memory_format=torch.contiguous_format).view(B, H, P, N)
         return dx, ddt, dA.view(H).to(A.dtype), dB, dC, dD.view(H).to(D.dtype), dinitial, None, None, None
@@ -172,84 +171,81 @@ def compiled_once(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def forward_span(
-    operands: Operands, state_BGNF: Tensor, y_ZLBGRP: Tensor, decayed_ZLBGRP: Tensor, entered_ZBGNF: Tensor
+    operands: Operands, state_BGNF: Tensor, y_ZLBGRP: Tensor, read_ZLBGRP: Tensor, entered_ZBGNF: Tensor
 ) -> Tensor:
-    """Scan a span: fills y, y before its diagonal is added, and the states that entered; returns the state after."""
+    """Scan a span: fills y, what tokens read of the states that entered, and these; returns the state after."""
     span = Span(operands)
     new_QNF = torch.bmm(span.B_write_QLN.mT, span.x_QLF, out=span.scratch("new", *entered_ZBGNF.flatten(0, 2).shape))
     state = span.pass_states(state_BGNF, new_QNF.view_as(entered_ZBGNF), entered_ZBGNF)
-    y_QLF = torch.bmm(span.below_QLM, span.x_QLF, out=span.scratch("y", *span.x_QLF.shape))
+    sums_QLF = torch.bmm(span.C_read_QLN, entered_ZBGNF.flatten(0, 2), out=span.scratch("y", *span.x_QLF.shape))
+    sums_ZLBGRP = span.by_head(sums_QLF)
+    torch.mul(sums_ZLBGRP, span.row_ZLBGR[..., None], out=read_ZLBGRP)
+    torch.bmm(span.below_QLM, span.x_QLF, out=sums_QLF)
     if span.steep:
-        span.steep.clear(y_QLF)
-    y_QLF.baddbmm_(span.C_read_QLN, entered_ZBGNF.flatten(0, 2))
-    torch.mul(span.by_head(y_QLF), span.row_ZLBGR[..., None], out=decayed_ZLBGRP)
+        span.steep.clear(sums_QLF)
+    torch.addcmul(read_ZLBGRP, sums_ZLBGRP, span.row_ZLBGR[..., None], out=sums_ZLBGRP)
     if span.steep:
-        span.steep.add_output(decayed_ZLBGRP)
-    torch.addcmul(decayed_ZLBGRP, span.x_ZLBGRP, span.skip_ZLBGR[..., None], out=y_ZLBGRP)
+        span.steep.add_output(sums_ZLBGRP)
+    torch.addcmul(sums_ZLBGRP, span.x_ZLBGRP, span.skip_ZLBGR[..., None], out=y_ZLBGRP)
     return state
 
 
 def backward_span(
     operands: Operands,
-    decayed_ZLBGRP: Tensor,
+    read_ZLBGRP: Tensor,
     entered_ZBGNF: Tensor,
     dy_ZLBGRP: Tensor,
     dstate_BGNF: Tensor,
-    leaving_BGR: Tensor,
     dx_ZLBGRP: Tensor,
     ddt_ZLBGR: Tensor,
     dB_ZLBGN: Tensor,
     dC_ZLBGN: Tensor,
     dA_GR: Tensor,
     dD_GR: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Go back over a span: fills dx, ddt, dB, dC, adds to dA, dD; returns the entering state's gradient and `leaving`.
-
-    `leaving` is the product of a state and its gradient, summed for each head: the gradient of the log of its scale.
-    The log decay's gradient needs y without its diagonal, which may be so much larger that the rest drowns in rounding.
-    """
+) -> Tensor:
+    """Go back over a span: fills dx, ddt, dB, dC, adds to dA, dD; returns the gradient of the state that entered."""
     # 1. Back through the states.
     span = Span(operands)
     entered_QNF = entered_ZBGNF.flatten(0, 2)
     dy_QLF = span.by_group("dy", dy_ZLBGRP, span.row_ZLBGR)
     dentered_QNF = torch.bmm(span.C_read_QLN.mT, dy_QLF, out=span.scratch("new", *entered_QNF.shape))
-    dnew_ZBGNF, dstate, leaving_ZBGR, entering_ZBGR = span.pass_back(
-        dstate_BGNF, leaving_BGR, dentered_QNF.view_as(entered_ZBGNF), entered_ZBGNF
-    )
+    dnew_ZBGNF, dstate, kept_ZBGR = span.pass_back(dstate_BGNF, dentered_QNF.view_as(entered_ZBGNF), entered_ZBGNF)
     dnew_QNF = dnew_ZBGNF.flatten(0, 2)
     dC_QLN = span.reading(torch.bmm(dy_QLF, entered_QNF.mT))
     dB_QLN = span.writing(torch.bmm(span.x_QLF, dnew_QNF.mT))
+    dx_QLF = torch.bmm(span.B_write_QLN, dnew_QNF, out=span.scratch("y", *dy_QLF.shape))
+    dxs_ZLBGRP = span.by_head(dx_QLF)
+    written_ZLBGR = span.dot(span.x_ZLBGRP, dxs_ZLBGRP) * span.scale_ZLBGR
 
-    # 2. Back through the scores below the diagonal.
+    # 2. Back through the scores below the diagonal, of each head.
     if span.steep:
         span.steep.clear(dy_QLF)
-    dscores_QLM = span.mask(torch.bmm(dy_QLF, span.x_QLF.mT))
-    dx_QLF = torch.bmm(span.B_write_QLN, dnew_QNF, out=span.scratch("y", *dy_QLF.shape))
     dx_QLF.baddbmm_(span.below_QLM.mT, dy_QLF)
+    dscores_RQLM = span.products_of_heads(dy_QLF, span.x_QLF)
+    if span.steep:
+        span.steep.add_dscores(dy_ZLBGRP, dscores_RQLM)
+    dscores_QLM = span.mask(dscores_RQLM.sum(0))
 
-    # 3. What each token gets: x, dt, and the log decay that rows gain and columns lose.
-    dxs_ZLBGRP = span.by_head(dx_QLF)
+    # 3. The log decay: what passes over a token from before it, in scores, read, written or kept in the state.
+    gained_ZLBGR, lost_ZLBGR = span.rows_and_columns(dscores_RQLM)
+    dlog_ZLBGR = sum_from(gained_ZLBGR - lost_ZLBGR + span.dot(dy_ZLBGRP, read_ZLBGRP), span.segments)
+    dlog_ZLBGR += sum_before(written_ZLBGR, span.segments)
+    dlog_ZLBGR += kept_ZBGR[:, None]
+
+    # 4. What each token gets: x, dt, and A and D from it.
     dskip_ZLBGR = span.dot(span.x_ZLBGRP, dy_ZLBGRP)
-    dscale_ZLBGR = span.dot(span.x_ZLBGRP, dxs_ZLBGRP)
-    dlog_ZLBGR = span.dot(dy_ZLBGRP, decayed_ZLBGRP) - dscale_ZLBGR * span.scale_ZLBGR
-    dlog_ZLBGR[:, -1] += leaving_ZBGR
-    dlog_ZLBGR = sum_from(dlog_ZLBGR, span.segments)
-    if span.segments is None:
-        pin_first(dlog_ZLBGR, entering_ZBGR)
-    ddt = dscale_ZLBGR * span.col_ZLBGR + span.diagonal_ZLBG1 * dskip_ZLBGR
+    ddt = span.dot(span.x_ZLBGRP, dxs_ZLBGRP) * span.col_ZLBGR + span.diagonal_ZLBG1 * dskip_ZLBGR
     dxs_ZLBGRP *= span.scale_ZLBGR[..., None]
     if span.steep:
-        span.steep.add_gradients(
-            dy_ZLBGRP, entered_ZBGNF, dnew_ZBGNF, dscale_ZLBGR, dscores_QLM, dxs_ZLBGRP, ddt, dlog_ZLBGR
-        )
+        span.steep.add_gradients(dy_ZLBGRP, dxs_ZLBGRP, ddt)
     torch.addcmul(dxs_ZLBGRP, dy_ZLBGRP, span.skip_ZLBGR[..., None], out=dx_ZLBGRP)
     ddt_ZLBGR.copy_(ddt.addcmul(dlog_ZLBGR, span.A_GR))
     dA_GR += (dlog_ZLBGR * span.dt_ZLBGR).sum((0, 1, 2))
     dD_GR += dskip_ZLBGR.sum((0, 1, 2))
 
-    # 4. The scores' diagonal, then B and C.
+    # 5. The scores' diagonal, then B and C.
     diagonal_ZBGL = (dskip_ZLBGR * span.dt_ZLBGR).sum(-1).permute(0, 2, 3, 1)
     dscores_QLM.diagonal(dim1=1, dim2=2).copy_(diagonal_ZBGL.flatten(0, 2))
     dC_ZLBGN.copy_(span.by_token(dC_QLN.baddbmm_(dscores_QLM, span.B_QLN)))
     dB_ZLBGN.copy_(span.by_token(dB_QLN.baddbmm_(dscores_QLM.mT, span.C_QLN)))
-    return dstate, entering_ZBGR[0]
+    return dstate

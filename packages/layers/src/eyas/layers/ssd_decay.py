@@ -106,18 +106,6 @@ def sum_from(values_ZLBH: Tensor, segments: Segments | None) -> Tensor:
     return within(segments.same_ZBLM.double().triu(), values_ZLBH.double())
 
 
-def pin_first(sums_ZLBH: Tensor, first_ZBH: Tensor) -> None:
-    """Correct, in place, sums from each token to its chunk's end, given what the whole chunk's must be.
-
-    Rounding makes the sums a random walk, long against the true ones where decay is fast: what cancels in them is only
-    what lies within the chunk. Spreading its error at the first token over all tokens ties it down at both ends.
-    """
-    length = sums_ZLBH.shape[1]
-    share_L = torch.arange(length, 0, -1, dtype=sums_ZLBH.dtype, device=sums_ZLBH.device) / length
-    error = sums_ZLBH[:, 0] - first_ZBH
-    sums_ZLBH.sub_(error[:, None] * share_L.view(-1, *[1] * (sums_ZLBH.dim() - 2)))
-
-
 def sum_before(values_ZLBH: Tensor, segments: Segments | None) -> Tensor:
     """For each token the sum of `values` over the tokens before it in its segment, in float64."""
     values = values_ZLBH.double()

@@ -52,9 +52,9 @@ class Span:
         self.below_QLM = self.mask(scores_QLM)
         self.steep = Steep(self, decay.steep_ZLBH) if decay.steep_ZLBH is not None else None
 
-    def scratch(self, name: str, *shape: int) -> Tensor:
+    def scratch(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Memory for an intermediate result of this span; the next span of the same thread takes it over."""
-        return scratch(f"ssd {name}", self.dt_ZLBGR, *shape)
+        return scratch(f"ssd {name}", self.dt_ZLBGR, *shape, dtype=dtype)
 
     def by_group(self, name: str, values_ZLBGRP: Tensor, scale_ZLBGR: Tensor) -> Tensor:
         """values * scale in the layout of the matrix products."""
@@ -66,6 +66,23 @@ class Span:
         """Scalar products over the head dimension, (Z, L, B, G, R)."""
         products = self.scratch("products", *left_ZLBGRP.shape)
         return torch.mul(left_ZLBGRP, right_ZLBGRP, out=products).sum(-1)
+
+    def products_of_heads(self, left_QLF: Tensor, right_QLF: Tensor) -> Tensor:
+        """For each head of a group the products left right^T over its own features."""
+        out = self.scratch("tile", self.R, left_QLF.shape[0], self.L, self.L)
+        for r in range(self.R):
+            own = slice(r * self.P, (r + 1) * self.P)
+            torch.bmm(left_QLF[..., own], right_QLF[..., own].mT, out=out[r])
+        return out
+
+    def rows_and_columns(self, dscores_RQLM: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of scores times their gradient over the earlier and over the later token. They are in float64, so that
+        what stands in both cancels where they are subtracted, however much it is. Takes the gradient's memory."""
+        wide = self.scratch("wide tile", *dscores_RQLM.shape, dtype=torch.float64)
+        wide.copy_(dscores_RQLM.mul_(self.below_QLM))
+        sums = (wide.sum(dim) for dim in (-1, -2))
+        rows, columns = (t.view(self.R, self.Z, self.B, self.G, self.L).permute(1, 4, 2, 3, 0) for t in sums)
+        return rows, columns
 
     def by_token(self, values_QLN: Tensor) -> Tensor:
         """A view (Z, L, B, G, N) of a matrix product's result."""
@@ -111,12 +128,12 @@ class Span:
         return after
 
     def pass_back(
-        self, dstate_BGNF: Tensor, leaving_BGR: Tensor, dentered_ZBGNF: Tensor, entered_ZBGNF: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, dstate_BGNF: Tensor, dentered_ZBGNF: Tensor, entered_ZBGNF: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Carry the state's gradient back. `dentered` comes in as what the entered states get from being read.
 
-        Returns the gradient of what each chunk adds, that of the state before the span, and `leaving` (see
-        `backward_span`) of the state that leaves each chunk and of the one that enters it.
+        Returns the gradient of what each chunk adds, that of the state before the span, and that of the log of what
+        each chunk keeps of the state that enters it.
         """
         enter, between, leave, carry = self._state_factors()
         dnew_ZBGNF = self.scratch("dnew", *dentered_ZBGNF.shape)
@@ -128,11 +145,12 @@ class Span:
                 dentered_ZBGNF[z].addcmul_(dnew_ZBGNF[z], carry[z])
             if z:
                 torch.mul(dentered_ZBGNF[z], between[z - 1], out=dnew_ZBGNF[z - 1])
-        products = torch.mul(dentered_ZBGNF, entered_ZBGNF, out=self.scratch("products", *dentered_ZBGNF.shape))
-        entering_ZBGR = products.sum(3).unflatten(-1, (self.R, self.P)).sum(-1)
-        leaving_ZBGR = torch.cat([entering_ZBGR[1:], leaving_BGR[None]])
+        products = torch.mul(dnew_ZBGNF, entered_ZBGNF, out=self.scratch("products", *dentered_ZBGNF.shape))
+        if carry is not None:
+            products *= carry
+        kept_ZBGR = products.sum(3).unflatten(-1, (self.R, self.P)).sum(-1)
         before = torch.mul(dentered_ZBGNF[0], enter, out=self.scratch("state", *dstate_BGNF.shape))
-        return dnew_ZBGNF, before, leaving_ZBGR, entering_ZBGR
+        return dnew_ZBGNF, before, kept_ZBGR
 
     def _state_factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """What scales a state before the first chunk, between chunks, after the last; and carry. (Z,) B, G, 1, F."""

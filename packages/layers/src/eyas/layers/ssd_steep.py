@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eyas.layers.ssd_decay import cut_exp, sum_before, sum_from
+from eyas.layers.ssd_decay import cut_exp
 
 if TYPE_CHECKING:
     from eyas.layers.ssd_span import Span
@@ -55,53 +55,29 @@ class Steep:
         assert steep is not None
         return steep.unflatten(3, (self.span.G, self.span.R))
 
-    def add_output(self, decayed_ZLBGRP: Tensor) -> None:
+    def add_output(self, sums_ZLBGRP: Tensor) -> None:
         """Add what steep tokens see of earlier tokens in their chunk."""
-        seen_ZBhLP = torch.matmul(self.below_ZBhLM * self.decay_ZBhLM, self.xdt_ZBhLP)
-        self.add(decayed_ZLBGRP, seen_ZBhLP.permute(0, 3, 1, 2, 4))
+        seen_ZBhLP = torch.matmul(self.seen_ZBhLM, self.xdt_ZBhLP)
+        self.add(sums_ZLBGRP, seen_ZBhLP.permute(0, 3, 1, 2, 4))
 
-    def add_gradients(
-        self,
-        dy_ZLBGRP: Tensor,
-        entered_ZBGNF: Tensor,
-        dnew_ZBGNF: Tensor,
-        dscale_ZLBGR: Tensor,
-        dscores_QLM: Tensor,
-        dx_ZLBGRP: Tensor,
-        ddt_ZLBGR: Tensor,
-        dlog_ZLBGR: Tensor,
-    ) -> None:
-        """Add the gradients that came through the tile; replace the gradient of the log decay where steep."""
+    def add_dscores(self, dy_ZLBGRP: Tensor, dscores_RQLM: Tensor) -> None:
+        """Add the gradient that each head's scores got through the tile, in place."""
         span = self.span
-        dy_ZBhLP = self.of(dy_ZLBGRP).to(self.x_ZLBhP.dtype).permute(0, 2, 3, 1, 4)
-        ddecayed_ZBhLM = torch.matmul(dy_ZBhLP, self.xdt_ZBhLP.mT) * self.decay_ZBhLM
-        seen_ZBhLM = self.below_ZBhLM * self.decay_ZBhLM
-        dxdt_ZLBhP = torch.matmul(seen_ZBhLM.mT, dy_ZBhLP).permute(0, 3, 1, 2, 4)
-        dscores = dscores_QLM.view(span.Z, span.B, span.G, span.L, span.L)
-        dscores.index_add_(2, self.groups, ddecayed_ZBhLM)
-        span.mask(dscores_QLM)
+        dscores_ZBhLM = torch.matmul(self.by_row(dy_ZLBGRP), self.xdt_ZBhLP.mT) * self.decay_ZBhLM
+        target = dscores_RQLM.view(span.R, span.Z, span.B, span.G, span.L, span.L)
+        target[self.heads % span.R, :, :, self.groups] += dscores_ZBhLM.permute(2, 0, 1, 3, 4)
+
+    def add_gradients(self, dy_ZLBGRP: Tensor, dx_ZLBGRP: Tensor, ddt_ZLBGR: Tensor) -> None:
+        """Add the gradients of x and dt that came through the tile, in place."""
+        dxdt_ZLBhP = torch.matmul(self.seen_ZBhLM.mT, self.by_row(dy_ZLBGRP)).permute(0, 3, 1, 2, 4)
         self.add(dx_ZLBGRP, dxdt_ZLBhP * self.dt_ZLBh[..., None])
         self.add(ddt_ZLBGR, (self.x_ZLBhP * dxdt_ZLBhP).sum(-1))
 
-        # The log decay: tile rows and columns, the state that is read, the tokens that are written, the state kept.
-        tile_ZBhLM = ddecayed_ZBhLM * self.below_ZBhLM
-        rows_ZBhL, columns_ZBhL = (tile_ZBhLM.sum(dim, dtype=torch.float64) for dim in (-1, -2))
-        tile_ZLBh = (rows_ZBhL - columns_ZBhL).permute(0, 3, 1, 2)
-        read_ZLBh = torch.matmul(self._group(span.C_read_QLN), self._states(entered_ZBGNF)).permute(0, 3, 1, 2, 4)
-        read_ZLBh = (read_ZLBh * self.of(dy_ZLBGRP)).sum(-1) * self.of(span.row_ZLBGR)
-        written_ZLBh = self.of(dscale_ZLBGR * span.scale_ZLBGR)
-        kept_ZBh = (self._states(entered_ZBGNF) * self._states(dnew_ZBGNF)).sum((-2, -1))
-        assert span.decay.carry_ZBH is not None
-        kept_ZBh = kept_ZBh * span.decay.carry_ZBH[..., self.heads]
-        dlog = sum_from(tile_ZLBh + read_ZLBh, span.segments) + sum_before(written_ZLBh, span.segments)
-        dlog = torch.where(self.here_ZLBh, dlog + kept_ZBh[:, None], self.of(dlog_ZLBGR))
-        dlog_ZLBGR[:, :, :, self.groups, self.heads % span.R] = dlog
+    @property
+    def seen_ZBhLM(self) -> Tensor:
+        """The decayed scores."""
+        return self.below_ZBhLM * self.decay_ZBhLM
 
-    def _group(self, values_QLN: Tensor) -> Tensor:
-        return values_QLN.view(self.span.Z, self.span.B, self.span.G, self.span.L, -1)[:, :, self.groups]
-
-    def _states(self, states_ZBGNF: Tensor) -> Tensor:
-        """The steep heads' states, (Z, B, h, N, P)."""
-        span = self.span
-        states = states_ZBGNF.unflatten(-1, (span.R, span.P)).transpose(3, 4).flatten(2, 3)
-        return states[:, :, self.heads]
+    def by_row(self, values_ZLBGRP: Tensor) -> Tensor:
+        """The steep heads as (Z, B, h, L, P)."""
+        return self.of(values_ZLBGRP).to(self.x_ZLBhP.dtype).permute(0, 2, 3, 1, 4)
