@@ -46,8 +46,9 @@ multiplier = st.floats(0.5, 1.5)
 @st.composite
 def falcon_h1(draw):
     common = draw(sizes())
+    heads, kv_heads = draw(st.sampled_from([(1, 1), (2, 1), (4, 1), (2, 2), (4, 2), (6, 2), (4, 4)]))
     config = transformers.FalconH1Config(
-        **common,
+        **common | {"num_attention_heads": heads, "num_key_value_heads": kv_heads},
         **draw(mamba(common["hidden_size"])),
         num_hidden_layers=2,
         intermediate_size=40,
@@ -307,7 +308,7 @@ def jamba(draw):
         draw(st.sampled_from([(3, 1), (2, 0), (9, 8)])),
         draw(st.sampled_from([(2, 1), (1, 0), (3, 2)])),
     )
-    wide = draw(st.sampled_from([48, 64]))  # `auto` is a sixteenth of it, and a norm over one or two is near a sign
+    wide = draw(st.sampled_from([96, 128]))  # `auto` is a sixteenth of it, and a norm over a few may have nearly zeros
     config = transformers.JambaConfig(
         **draw(sizes()) | {"hidden_size": wide},
         num_hidden_layers=3,
@@ -321,7 +322,7 @@ def jamba(draw):
         mamba_d_state=6,
         mamba_d_conv=draw(st.sampled_from([3, 4])),
         mamba_expand=draw(st.sampled_from([1, 2])),
-        mamba_dt_rank=draw(st.sampled_from(["auto", 3])),
+        mamba_dt_rank=draw(st.sampled_from(["auto", 7])),
         mamba_conv_bias=draw(st.booleans()),
         mamba_proj_bias=draw(st.booleans()),
     )

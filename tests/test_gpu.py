@@ -16,8 +16,9 @@ from eyas.core.model import load_model
 from eyas.layers.experts import grouped_linear
 from eyas.layers.model import HybridLM
 from eyas.layers.ssd import ssd
+from eyas.parallel.adam_state import MOMENTS
 from eyas.parallel.context import Context
-from eyas.parallel.offload import MOMENTS, MomentsOnHost
+from eyas.parallel.offload import MomentsOnHost
 
 pytestmark = [
     pytest.mark.gpu,

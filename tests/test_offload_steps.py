@@ -38,7 +38,7 @@ def offloaded(function, *arguments):
 
     with (
         patch.object(OptimizerOptions, "check_device", lambda self, gpu: None),
-        patch.object(offload, "AT_ONCE", 1000),
+        patch.object(offload.MomentsOnHost, "at_once", 1000),
         patch.object(offload, "place_on_host", marked),
     ):
         return function(*arguments)

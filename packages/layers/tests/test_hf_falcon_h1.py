@@ -1,12 +1,13 @@
-"""Falcon-H1 equals Hugging Face's implementation: logits and every gradient."""
+"""Falcon-H1 equals Hugging Face's implementation in every combination of its options: logits and every gradient.
+
+Drawn sizes, heads, biases and weights are in test_hf.
+"""
 
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eyas.core.errors import CheckpointError
 from eyas.core.model import load_model
@@ -20,23 +21,22 @@ transformers = pytest.importorskip("transformers")
 RELATIVE = 1e-5
 """Of the largest entry of a tensor, in float32.
 
-Rounding alone must stay well below that in either implementation, so the models drawn here are as in training: weights
-near their scale at initialisation, decays of a trained Mamba-2 (Hugging Face's own dt_bias of 1 lets a state die within
-two tokens), the training loss. There each lies within 7e-6 of the same model in float64, over hundreds of draws.
+Rounding alone must stay well below that in either implementation, so the models are as in training: weights near their
+scale at initialisation, decays of a trained Mamba-2 (Hugging Face's own dt_bias of 1 lets a state die within two
+tokens), the training loss.
 """
 COMBINATIONS = list(itertools.product([False, True], [False, True], [1, 2], [False, True]))
 
 
-def their_model(*, norm, before_gate, groups, tied, seed, heads=4, kv_heads=2, biases=False):
-    """A random small FalconH1ForCausalLM with multipliers away from one, and biases and norms away from their start."""
+def their_model(*, norm, before_gate, groups, tied, seed):
+    """A random small FalconH1ForCausalLM with multipliers away from one, and norms away from their start."""
     draw = torch.Generator().manual_seed(seed)
     multiplier = lambda: 0.5 + torch.rand((), generator=draw).item()  # noqa: E731
     config = transformers.FalconH1Config(
-        vocab_size=61, hidden_size=24, num_hidden_layers=2, intermediate_size=40, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=8, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8,
+        vocab_size=61, hidden_size=24, num_hidden_layers=2, intermediate_size=40, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8,
         mamba_n_groups=groups,
         mamba_d_state=12, mamba_d_conv=4, mamba_chunk_size=8, mamba_rms_norm=norm, mamba_norm_before_gate=before_gate,
-        mamba_proj_bias=biases, projectors_bias=biases, attention_bias=biases, mlp_bias=biases,
         tie_word_embeddings=tied, rope_theta=1e4, embedding_multiplier=multiplier(), lm_head_multiplier=multiplier(),
         attention_in_multiplier=multiplier(), attention_out_multiplier=multiplier(), key_multiplier=multiplier(),
         ssm_in_multiplier=multiplier(), ssm_out_multiplier=multiplier(),
@@ -83,21 +83,6 @@ def assert_close(actual, expected, name):
 def test_logits_and_gradients_equal_hugging_face(norm, before_gate, groups, tied):
     theirs = their_model(norm=norm, before_gate=before_gate, groups=groups, tied=tied, seed=groups)
     assert_equal_models(theirs, seed=7)
-
-
-@given(
-    combination=st.sampled_from(COMBINATIONS),
-    heads=st.sampled_from([(1, 1), (4, 4), (4, 1), (6, 2)]),
-    biases=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_drawn_heads_biases_and_weights_equal_hugging_face(combination, heads, biases, seed):
-    norm, before_gate, groups, tied = combination
-    theirs = their_model(
-        norm=norm, before_gate=before_gate, groups=groups, tied=tied, seed=seed,
-        heads=heads[0], kv_heads=heads[1], biases=biases,
-    )  # fmt: skip
-    assert_equal_models(theirs, seed)
 
 
 def test_a_missing_and_an_unknown_tensor_are_named():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from eyas.core.errors import ConfigError
 from eyas.parallel import offload
-from eyas.parallel.offload import MOMENTS, MomentsOnHost, first_weights
+from eyas.parallel.adam_state import MOMENTS
+from eyas.parallel.offload import MomentsOnHost, first_weights
 from eyas.parallel.options import OptimizerOptions
 
 
@@ -101,7 +102,7 @@ SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8)
 def test_steps_are_the_same_bit_for_bit(kind, sizes, share, at_once):
     plain, offloaded = two_of(kind, sizes, seed=len(sizes))
     chosen = identities(first_weights(offloaded.param_groups, share))
-    MomentsOnHost(offloaded, share, at_once)
+    MomentsOnHost(offloaded, share).at_once = at_once
     assert away(offloaded) == chosen
     for number in range(3):
         step(plain, number)
@@ -119,7 +120,8 @@ def test_steps_are_the_same_bit_for_bit(kind, sizes, share, at_once):
 def test_few_moments_are_beside_the_weights_at_once(sizes, share, at_once):
     _, optimizer = two_of(torch.optim.AdamW, sizes, seed=0)
     chosen = identities(first_weights(optimizer.param_groups, share))
-    moments = MomentsOnHost(optimizer, share, at_once)
+    moments = MomentsOnHost(optimizer, share)
+    moments.at_once = at_once
     step_with, seen = moments.step_with, []
 
     def watched():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from eyas.parallel import optimizer_state
-from eyas.parallel.optimizer_state import counts_by_group, steps_done
+from eyas.parallel.adam_state import counts_by_group
+from eyas.parallel.optimizer_state import steps_done
 
 
 class FusedAdam(torch.optim.SGD):

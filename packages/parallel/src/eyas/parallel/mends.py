@@ -30,6 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyas.parallel import adam_state
+
 
 @functools.cache
 def install() -> None:
@@ -59,7 +61,7 @@ def _mend_saving(optimizer: Any) -> None:
     @functools.wraps(state_dict)
     def mended(self: Any) -> Any:
         """The state; before the first step, the state that Adam starts from."""
-        allocate_adam_state(self.optimizer)
+        adam_state.allocate(self.optimizer)
         return state_dict(self)
 
     optimizer.state_dict = mended
@@ -148,15 +150,3 @@ def _mend_padding(buffer: Any) -> None:
             bucket.numel_unpadded = bucket.grad_data.numel()
 
     buffer.__init__ = mended
-
-
-def allocate_adam_state(adam: torch.optim.Optimizer) -> None:
-    """Gives torch's Adam the zero moments that its first step would, and leaves the weights alone."""
-    for group in adam.param_groups:
-        for weight in group["params"]:
-            if not adam.state[weight]:
-                adam.state[weight] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=weight.device),  # for a step in one pass
-                    "exp_avg": torch.zeros_like(weight, requires_grad=False),
-                    "exp_avg_sq": torch.zeros_like(weight, requires_grad=False),
-                }

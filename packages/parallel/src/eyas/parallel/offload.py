@@ -15,35 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyas.parallel.optimizer_state import counts_by_group
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-AT_ONCE = 32 * 2**20
-"""Entries whose moments are brought together: in float32 a quarter of a GiB."""
+from eyas.parallel.adam_state import MOMENTS, allocate
 
 
 class MomentsOnHost:
     """Has an optimizer of Adam's kind, torch's or transformer-engine's, keep moments in the host's memory, where they
     are from the beginning and where a loaded state goes."""
 
-    def __init__(self, adam: Any, share: float, at_once: int | None = None) -> None:
-        """share: of the entries of all weights. The first weights that reach it are chosen, so up to one weight more.
-        at_once: entries whose moments are with the weights together, or those of one larger weight."""
+    at_once = 32 * 2**20
+    """Entries whose moments are with the weights together, or those of one larger weight: in float32 a quarter of a
+    GiB."""
+
+    def __init__(self, adam: Any, share: float) -> None:
+        """share: of the entries of all weights; the first weights that reach it are chosen, so up to one more."""
         self.adam, self.step_with, self.load_with = adam, adam.step, adam.load_state_dict
-        self.at_once = at_once or AT_ONCE
         away = first_weights(adam.param_groups, share)
         self.places = {id(weight): {name: place_on_host(weight) for name in MOMENTS} for weight in away}
-        self.allocate()
+        allocate(adam, self.places)
         adam.step, adam.load_state_dict = self.step, self.load
-
-    def allocate(self) -> None:
-        """Gives every weight the state that Adam begins with, so that none is made for all beside the weights."""
-        for weight in self.weights():
-            places = self.places.get(id(weight))
-            state = places or {name: torch.zeros_like(weight, requires_grad=False) for name in MOMENTS}
-            self.adam.state[weight] = dict(state)
-            if not counts_by_group(self.adam):
-                self.adam.state[weight]["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
 
     def weights(self) -> Iterator[Tensor]:
         return chain.from_iterable(group["params"] for group in self.adam.param_groups)

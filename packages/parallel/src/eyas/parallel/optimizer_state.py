@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from eyas.parallel.adam_state import counts_by_group
 from eyas.parallel.megatron import LocalNonpersistentObject, ShardedTensor, dict_list_map_outplace, nested_values
 from eyas.parallel.over_ranks import over_ranks
 
@@ -78,12 +79,6 @@ def steps_done(optimizer: Any) -> float:
     holders = (holder for adam in adams for holder in (*adam.state.values(), *adam.param_groups))
     here = max((float(holder["step"]) for holder in holders if "step" in holder), default=0.0)
     return float(over_ranks([here]).max())
-
-
-def counts_by_group(adam: Any) -> bool:
-    """Whether an optimizer counts its steps for a group of weights: transformer-engine's and Apex's, where torch's does
-    for each weight."""
-    return type(adam).__name__ == "FusedAdam"
 
 
 def name_of(tensor: ShardedTensor) -> str:
