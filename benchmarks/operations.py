@@ -9,6 +9,7 @@ from torch import nn
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
+OF_WEIGHTS = "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"
 PRODUCTS, RECURRENCE, OTHER = "matrix products", "recurrence", "views and bookkeeping"
 WHOLE = {
     "attention": ("aten::_scaled_dot_product", "aten::scaled_dot_product"),
@@ -17,7 +18,7 @@ WHOLE = {
 }
 """Groups of functions, by the beginnings of their names; all that happens inside belongs to them."""
 SINGLE = {
-    PRODUCTS: ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    PRODUCTS: ("aten::bmm", "aten::baddbmm", *OF_WEIGHTS),
     "norms": ("aten::rms_norm", "aten::_fused_rms_norm", "aten::rsqrt", "aten::mean", "aten::pow"),
     "permutation and lookup": (
         "aten::index", "aten::gather", "aten::scatter", "aten::sort", "aten::topk", "aten::masked_select",
@@ -96,7 +97,7 @@ def group(event: FunctionEvent, recurrent: set[int]) -> str:
 
 def weights_product(event: FunctionEvent, single: str) -> bool:
     """Whether the operation multiplies by a weight: scans multiply batches of matrices."""
-    return single == PRODUCTS and event.name in ("aten::mm", "aten::addmm")
+    return single == PRODUCTS and event.name in OF_WEIGHTS
 
 
 def lineage(event: FunctionEvent) -> list[FunctionEvent]:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from eyas.layers import onednn
+
 
 def linear(
     x: Tensor,
@@ -19,7 +21,9 @@ def linear(
     after = 1.0 if scale_out is None else scale_out
     before = 1.0 if scale_in is None else scale_in
     rows = x.reshape(-1, x.shape[-1])
-    if bias is None:
+    if onednn.takes(rows, weight):
+        product = onednn.product(rows, weight, bias, before * after, after)
+    elif bias is None:
         product = torch.addmm(x.new_empty(1), rows, weight.t(), beta=0.0, alpha=before * after)
     else:
         product = torch.addmm(bias, rows, weight.t(), beta=after, alpha=before * after)

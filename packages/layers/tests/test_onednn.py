@@ -1,0 +1,125 @@
+"""Matrix products through oneDNN equal torch's own, in value, gradient, and what they keep."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from eyas.layers import onednn
+from eyas.layers.linear import linear
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+machine_is_faster = onednn.is_faster
+ROUNDING = 2e-6
+"""Of the largest entry: a few roundings of float32, over sums of a hundred terms."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everywhere():
+    """Every product in float32 is oneDNN's, whatever its size and the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onednn, "LEAST", 1)
+        patch.setattr(onednn, "is_faster", lambda: True)
+        yield
+
+
+def drawn(shape: tuple[int, int], form: str, draw: torch.Generator) -> Tensor:
+    """A matrix, in memory of its own or a view of another's."""
+    rows, columns = shape
+    match form:
+        case "rows":
+            return torch.randn(rows, columns, generator=draw)
+        case "columns":
+            return torch.randn(columns, rows, generator=draw).t()
+        case "part":
+            return torch.randn(rows, columns + 3, generator=draw)[:, 2:-1]
+        case "one row":
+            return torch.randn(1, columns, generator=draw).expand(rows, columns)
+        case "every second":
+            return torch.randn(rows, 2 * columns, generator=draw)[:, ::2]
+    raise AssertionError(form)
+
+
+FORMS = st.sampled_from(["rows", "columns", "part", "one row", "every second"])
+SCALES = st.sampled_from([None, 0.5, 3.0])
+
+
+def results(x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, **scales: float | None) -> list[Tensor]:
+    """The product and all gradients."""
+    inputs = [t.detach().requires_grad_() for t in (x, weight, bias) if t is not None]
+    y = linear(*inputs, **scales)
+    return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
+
+
+@given(
+    sizes=st.tuples(*[st.integers(1, 40)] * 3),
+    forms=st.tuples(FORMS, FORMS, FORMS),
+    biased=st.booleans(),
+    scale_in=SCALES,
+    scale_out=SCALES,
+    seed=st.integers(0, 2**31),
+)
+def test_products_and_gradients_equal_those_in_float64(sizes, forms, biased, scale_in, scale_out, seed):
+    (T, I, O), draw = sizes, torch.Generator().manual_seed(seed)  # noqa: E741
+    x, weight, dy = (drawn(shape, form, draw) for shape, form in zip([(T, I), (O, I), (T, O)], forms, strict=True))
+    bias = torch.randn(O, generator=draw) if biased else None
+    scales = {"scale_in": scale_in, "scale_out": scale_out}
+    found = results(x, weight, bias, dy, **scales)
+    exact = results(x.double(), weight.double(), None if bias is None else bias.double(), dy.double(), **scales)
+    for ours, expected in zip(found, exact, strict=True):
+        assert ours.shape == expected.shape
+        assert (ours - expected).abs().max() <= ROUNDING * max(1.0, expected.abs().max())
+
+
+def test_float32_on_a_cpu_alone_is_taken():
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    assert onednn.takes(x, weight)
+    assert not onednn.takes(x.double(), weight.double())
+    assert not onednn.takes(x.bfloat16(), weight.bfloat16())
+    assert not onednn.takes(x.to("meta"), weight.to("meta"))
+
+
+def test_a_small_product_is_left_to_torch(monkeypatch):
+    monkeypatch.setattr(onednn, "LEAST", 61)
+    assert not onednn.takes(torch.randn(3, 4), torch.randn(5, 4))
+    assert onednn.takes(torch.randn(4, 4), torch.randn(5, 4))
+
+
+def test_it_keeps_its_two_operands_and_flops_are_counted():
+    x, weight = torch.randn(6, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    kept: list[Tensor] = []
+    keeping = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with keeping, FlopCounterMode(display=False) as counter:
+        y = linear(x, weight, scale_out=2.0)
+        assert counter.get_total_flops() == 2 * 6 * 4 * 5
+        y.sum().backward()
+    assert {t.data_ptr() for t in kept} == {x.data_ptr(), weight.data_ptr()}
+    assert counter.get_total_flops() == 3 * 2 * 6 * 4 * 5
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    x, weight = torch.randn(6, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("cpus", "capability", "faster"),
+    [
+        ("vendor_id : AuthenticAMD", "AVX512", True),
+        ("vendor_id : GenuineIntel", "AVX512", False),
+        ("vendor_id : AuthenticAMD", "AVX2", False),
+        (None, "AVX512", False),
+    ],
+)
+def test_it_is_for_cpus_where_mkl_leaves_avx_512_unused(tmp_path, monkeypatch, cpus, capability, faster):
+    if cpus:
+        (tmp_path / "cpuinfo").write_text(cpus)
+    monkeypatch.setattr(onednn, "CPUS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert machine_is_faster.__wrapped__() is faster
