@@ -20,6 +20,7 @@ from falcon_h1 import BEST_CHUNK, FALCON_H1_CHUNK, SIZES, our_model, their_model
 from measure import peak_bytes, side_by_side, table
 from torch import Tensor, nn
 
+from eyas.layers.linear import linear
 from eyas.layers.model import HybridLM
 from eyas.layers.scratch import release
 from eyas.parallel import quiet
@@ -140,15 +141,14 @@ def engine_step(model: HybridLM, batch: dict[str, Tensor]) -> Callable[[], float
 
 def matrix_products(model: HybridLM, tokens: int) -> Callable[[], None]:
     """For every weight the three products of a step: forward, and backward for its input and for itself."""
-    weights = [
-        parameter.detach() for parameter in model.parameters() if parameter.dim() == 2 and parameter.shape[1] > 4
-    ]
-    inputs = {width: torch.randn(tokens, width) for width in {size for weight in weights for size in weight.shape}}
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2 and parameter.shape[1] > 4]
+    weights = [matrix.detach().requires_grad_() for matrix in matrices]
+    widths = {size for weight in weights for size in weight.shape}
+    inputs = {width: torch.randn(tokens, width, requires_grad=True) for width in widths}
 
     def run() -> None:
         for weight in weights:
-            x, dy = inputs[weight.shape[1]], inputs[weight.shape[0]]
-            torch.mm(x, weight.t()), torch.mm(dy, weight), torch.mm(dy.t(), x)
+            linear(inputs[weight.shape[1]], weight).backward(inputs[weight.shape[0]])
 
     return run
 

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from eyas.layers import onednn
 from eyas.layers.linear import linear
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+pytestmark = pytest.mark.skipif(onednn.PRODUCT is None, reason="torch is built without oneDNN")
 machine_is_faster = onednn.is_faster
 ROUNDING = 2e-6
-"""Of the largest entry: a few roundings of float32, over sums of a hundred terms."""
+"""Of the largest entry: a few roundings of float32, over sums of up to forty terms."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +58,7 @@ def results(x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, **scales
 @given(
     sizes=st.tuples(*[st.integers(1, 40)] * 3),
     forms=st.tuples(FORMS, FORMS, FORMS),
-    biased=st.booleans(),
+    biased=st.sampled_from([None, "own", "one", "every second"]),
     scale_in=SCALES,
     scale_out=SCALES,
     seed=st.integers(0, 2**31),
@@ -66,7 +66,13 @@ def results(x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, **scales
 def test_products_and_gradients_equal_those_in_float64(sizes, forms, biased, scale_in, scale_out, seed):
     (T, I, O), draw = sizes, torch.Generator().manual_seed(seed)  # noqa: E741
     x, weight, dy = (drawn(shape, form, draw) for shape, form in zip([(T, I), (O, I), (T, O)], forms, strict=True))
-    bias = torch.randn(O, generator=draw) if biased else None
+    biases = {
+        "own": torch.randn(O),
+        "one": torch.randn(1).expand(O),
+        "every second": torch.randn(2 * O)[::2],
+        None: None,
+    }
+    bias = biases[biased]
     scales = {"scale_in": scale_in, "scale_out": scale_out}
     found = results(x, weight, bias, dy, **scales)
     exact = results(x.double(), weight.double(), None if bias is None else bias.double(), dy.double(), **scales)
@@ -81,12 +87,26 @@ def test_float32_on_a_cpu_alone_is_taken():
     assert not onednn.takes(x.double(), weight.double())
     assert not onednn.takes(x.bfloat16(), weight.bfloat16())
     assert not onednn.takes(x.to("meta"), weight.to("meta"))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not onednn.takes(x, weight)
 
 
 def test_a_small_product_is_left_to_torch(monkeypatch):
     monkeypatch.setattr(onednn, "LEAST", 61)
     assert not onednn.takes(torch.randn(3, 4), torch.randn(5, 4))
     assert onednn.takes(torch.randn(4, 4), torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+def test_what_no_gradient_needs_is_not_kept(frozen):
+    operands = {"x": torch.randn(6, 4), "weight": torch.randn(5, 4)}
+    (other,) = (tensor.requires_grad_() for name, tensor in operands.items() if name != frozen)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = linear(**operands)
+    assert [t.data_ptr() for t in kept] == [operands[frozen].data_ptr()]
+    y.sum().backward()
+    assert other.grad is not None
 
 
 def test_it_keeps_its_two_operands_and_flops_are_counted():

@@ -161,6 +161,13 @@ def test_a_loaded_state_goes_to_the_host_and_goes_on(kind, share):
     assert all(map(torch.equal, weights_of(optimizer), weights_of(plain)))
 
 
+def test_an_optimizer_with_moments_is_refused():
+    optimizer, _ = two_of(torch.optim.AdamW, [3], seed=0)
+    step(optimizer, 0)
+    with pytest.raises(AssertionError, match="would be lost"):
+        MomentsOnHost(optimizer, 1.0)
+
+
 def test_a_machine_without_a_gpu_refuses():
     with pytest.raises(ConfigError, match=r"optimizer.cpu_offload=0.5 keeps moments .* has no GPU .* set it to 0"):
         OptimizerOptions(cpu_offload=0.5).check_device(gpu=False)

@@ -16,7 +16,8 @@ def linear(
 ) -> Tensor:
     """scale_out * ((scale_in * x) @ weight.T + bias), (..., out). x: (..., in), weight: (out, in), bias: (out,).
 
-    The scales, 1 where None, ride on the matrix product's own factor, so that they cost no pass over the output.
+    The scales, 1 where None, ride on the matrix product's own factor or on its smaller operand, so that they cost no
+    pass over the output. A gradient of a gradient is refused where `onednn` multiplies.
     """
     after = 1.0 if scale_out is None else scale_out
     before = 1.0 if scale_in is None else scale_in

@@ -21,12 +21,15 @@ LEAST = 2**21
 """Multiplications from which on oneDNN is faster: asking it takes ten microseconds longer."""
 
 CPUS = Path("/proc/cpuinfo")
+PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+"""None where torch is built without oneDNN."""
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether `product` is the faster way to x (T, I) @ weight.T, (I, O)."""
     return (
         x.dtype == weight.dtype == torch.float32
+        and bool(torch.backends.mkldnn.enabled)
         and x.device.type == weight.device.type == "cpu"
         and x.numel() * weight.shape[0] >= LEAST
         and is_faster()
@@ -38,8 +41,7 @@ def is_faster() -> bool:
     """Whether this CPU has AVX-512 and is not Intel's, and torch has oneDNN."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
-    other_maker = CPUS.exists() and "GenuineIntel" not in CPUS.read_text()
-    return other_maker and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return PRODUCT is not None and CPUS.exists() and "GenuineIntel" not in CPUS.read_text()
 
 
 def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, scale: float, bias_scale: float) -> Tensor:
@@ -52,19 +54,21 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, scale: float, bias_scale: float
     ) -> Tensor:
-        ctx.save_for_backward(x_TI, weight_OI)
+        for_x, for_weight, _, _, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x_TI if for_weight else None, weight_OI if for_x else None)
         ctx.scale, ctx.bias_scale = scale, bias_scale
-        return multiply(x_TI, scaled(weight_OI, scale), None if bias_O is None else scaled(bias_O, bias_scale))
+        bias = None if bias_O is None else scaled(bias_O, bias_scale).contiguous()
+        return multiply(x_TI, weight_OI, scale, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, weight_OI = ctx.saved_tensors
         dx = dweight = dbias = None
-        if ctx.needs_input_grad[0]:
-            dx = multiply(dy_TO, scaled(weight_OI, ctx.scale).t())
-        if ctx.needs_input_grad[1]:
-            wide = weight_OI.shape[0] > weight_OI.shape[1]  # the wider operand first was up to 1.6 times as fast
+        if weight_OI is not None:
+            dx = multiply(dy_TO, weight_OI.t(), ctx.scale)
+        if x_TI is not None:
+            wide = dy_TO.shape[1] > x_TI.shape[1]  # the narrower as the rows was up to 1.6 times as fast
             dweight = multiply(x_TI.t(), dy_TO.t()).t() if wide else multiply(dy_TO.t(), x_TI.t())
             dweight = scaled(dweight, ctx.scale)
         if ctx.needs_input_grad[2]:
@@ -76,9 +80,14 @@ def scaled(values: Tensor, scale: float) -> Tensor:
     return values if scale == 1.0 else values * scale
 
 
-def multiply(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias, outside of differentiation."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(plain(x_TI), plain(weight_OI), bias_O, "none", [], "")
+def multiply(x_TI: Tensor, weight_OI: Tensor, scale: float = 1.0, bias_O: Tensor | None = None) -> Tensor:
+    """scale * x @ weight.T + bias, outside of differentiation."""
+    assert PRODUCT is not None
+    if x_TI.numel() < weight_OI.numel():
+        x_TI = scaled(x_TI, scale)
+    else:
+        weight_OI = scaled(weight_OI, scale)
+    y: Tensor = PRODUCT(plain(x_TI), plain(weight_OI), bias_O, "none", [], "")
     return y
 
 
@@ -90,6 +99,9 @@ def plain(matrix: Tensor) -> Tensor:
     return matrix.contiguous()
 
 
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-def _flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, **options: Any) -> int:
+def flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, **options: Any) -> int:
     return 2 * x_shape[0] * x_shape[1] * weight_shape[0]
+
+
+if PRODUCT is not None:
+    register_flop_formula(PRODUCT)(flops)

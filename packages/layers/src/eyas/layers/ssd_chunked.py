@@ -1,7 +1,8 @@
 """Mamba-2's chunked scan in plain tensor operations, with a backward written by hand: the CPU kernel.
 
 The sequence goes by in spans of a few chunks that fit a cache. Within a chunk every head of a group shares the scores
-C B^T (decay is split into factors of row and column, see ssd_decay), so all work is in a few large matrix products.
+C B^T (decay is split into factors of row and column, see ssd_decay), so nearly all work is in a few large matrix
+products; the log decay's gradient alone takes one for each head.
 The backward recomputes rather than saves: it keeps the state that entered each chunk and what each token read of it.
 """
 # S sequence, B batch, H heads, P head dim, N state, G groups

@@ -1,8 +1,8 @@
-"""Decay factors for the chunked scan, split so that a chunk needs no (token, token, head) tile and nothing overflows.
+"""Decay factors for the chunked scan, split so that no decay of a pair of tokens is formed and none overflows.
 
 With a the running sum of dt A, token i sees token j through exp(a_i - a_j) = row_i col_j, where row = exp(a - m),
 col = exp(m - a) and m is half of the chunk's sum. That is safe while the chunk's sum stays above -2 SPREAD; a head that
-decays faster within a chunk is `steep` there and gets its factors from the tile in `ssd_steep`.
+decays faster within a chunk is `steep` there and gets its decays pair by pair in `ssd_steep`.
 """
 # S sequence, B batch, H heads; Z chunks, L token in a chunk, M an earlier token in the same chunk
 

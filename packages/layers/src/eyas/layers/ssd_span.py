@@ -68,11 +68,12 @@ class Span:
         return torch.mul(left_ZLBGRP, right_ZLBGRP, out=products).sum(-1)
 
     def products_of_heads(self, left_QLF: Tensor, right_QLF: Tensor) -> Tensor:
-        """For each head of a group the products left right^T over its own features."""
+        """For each head of a group the products left right^T over its own features, where `mask` leaves any: factors
+        of rows and columns are out of bounds elsewhere."""
         out = self.scratch("tile", self.R, left_QLF.shape[0], self.L, self.L)
         for r in range(self.R):
             own = slice(r * self.P, (r + 1) * self.P)
-            torch.bmm(left_QLF[..., own], right_QLF[..., own].mT, out=out[r])
+            self.mask(torch.bmm(left_QLF[..., own], right_QLF[..., own].mT, out=out[r]))
         return out
 
     def rows_and_columns(self, dscores_RQLM: Tensor) -> tuple[Tensor, Tensor]:

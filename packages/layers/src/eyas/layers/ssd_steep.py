@@ -1,7 +1,6 @@
 """Heads of the chunked scan that decay too fast within a chunk for row and column factors (see ssd_decay).
 
-Their (token, token) decays are formed one by one. Rows and columns of the same masked product give the gradient of the
-log decay, so that what cancels between the two cancels exactly.
+Their (token, token) decays are formed one by one.
 """
 # B batch, H heads, P head dim, N state, G groups; h the steep heads
 # Z chunks in a span, L token in a chunk, M an earlier one, R heads per group, F = R P features of a group, Q = Z B G
@@ -26,10 +25,10 @@ class Steep:
         self.span = span
         self.heads = steep_ZLBH.flatten(0, 2).any(0).nonzero()[:, 0]
         self.groups = self.heads // span.R
-        self.here_ZLBh = steep_ZLBH[..., self.heads]
+        here_ZBhL = steep_ZLBH[..., self.heads].permute(0, 2, 3, 1)
         sum_ZBhL = span.decay.sum_ZLBH[..., self.heads].permute(0, 2, 3, 1)
         decay_ZBhLM = cut_exp((sum_ZBhL[..., :, None] - sum_ZBhL[..., None, :]).to(span.x_QLF.dtype).clamp_(max=0.0))
-        decay_ZBhLM.masked_fill_(~self.here_ZLBh.permute(0, 2, 3, 1)[..., None], 0.0)
+        decay_ZBhLM.masked_fill_(~here_ZBhL[..., None], 0.0)
         self.decay_ZBhLM = decay_ZBhLM
         self.below_ZBhLM = span.below_QLM.view(span.Z, span.B, span.G, span.L, span.L)[:, :, self.groups]
         self.dt_ZLBh = self.of(span.dt_ZLBGR)

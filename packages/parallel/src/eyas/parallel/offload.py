@@ -28,6 +28,7 @@ class MomentsOnHost:
 
     def __init__(self, adam: Any, share: float) -> None:
         """share: of the entries of all weights; the first weights that reach it are chosen, so up to one more."""
+        assert not adam.state, "moments that exist already would be lost"
         self.adam, self.step_with, self.load_with = adam, adam.step, adam.load_state_dict
         away = first_weights(adam.param_groups, share)
         self.places = {id(weight): {name: place_on_host(weight) for name in MOMENTS} for weight in away}
