@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyas.layers import onednn
+from eyas.layers import grouped_onednn, onednn
+from eyas.layers.experts import grouped_linear
 from eyas.layers.linear import linear
 
 pytestmark = pytest.mark.skipif(onednn.PRODUCT is None, reason="torch is built without oneDNN")
@@ -23,6 +24,7 @@ def everywhere():
     """Every product in float32 is oneDNN's, whatever its size and the CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onednn, "LEAST", 1)
+        patch.setattr(grouped_onednn, "LEAST", 0)
         patch.setattr(onednn, "is_faster", lambda: True)
         yield
 
@@ -81,20 +83,56 @@ def test_products_and_gradients_equal_those_in_float64(sizes, forms, biased, sca
         assert (ours - expected).abs().max() <= ROUNDING * max(1.0, expected.abs().max())
 
 
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any),
+    widths=st.tuples(st.sampled_from([4, 8, 12]), st.sampled_from([4, 8, 12])),
+    rows=st.sampled_from([1, 4, 7, 32]),
+    form=FORMS,
+    seed=st.integers(0, 2**31),
+)
+def test_experts_equal_the_loop_in_float64(counts, widths, rows, form, seed):
+    (I, O), N, draw = widths, sum(counts), torch.Generator().manual_seed(seed)  # noqa: E741
+    x, weight = torch.randn(N, I, generator=draw), torch.randn(len(counts), O, I, generator=draw)
+    dy = drawn((N, O), form, draw)
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grouped_onednn, "ROWS", rows)
+        for kernel, dtype in [("auto", torch.float32), ("loop", torch.float64)]:
+            inputs = [t.to(dtype).requires_grad_() for t in (x, weight)]
+            y = grouped_linear(inputs[0], counts, inputs[1], kernel)
+            assert ("_Grouped" in type(y.grad_fn).__name__) == (kernel == "auto")
+            found.append([y, *torch.autograd.grad(y, inputs, dy.to(dtype))])
+    for ours, expected in zip(*found, strict=True):
+        assert ours.shape == expected.shape
+        assert (ours - expected).abs().max() <= ROUNDING * max(1.0, expected.abs().max())
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_what_no_experts_gradient_needs_is_not_kept(frozen):
+    operands = [torch.randn(6, 4), torch.randn(2, 8, 4)]
+    operands[1 - frozen].requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = grouped_linear(operands[0], [2, 4], operands[1])
+    assert operands[frozen].data_ptr() in {t.data_ptr() for t in kept}
+    assert operands[1 - frozen].data_ptr() not in {t.data_ptr() for t in kept}
+    y.sum().backward()
+    assert operands[1 - frozen].grad.shape == operands[1 - frozen].shape
+
+
 def test_float32_on_a_cpu_alone_is_taken():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
-    assert onednn.takes(x, weight)
-    assert not onednn.takes(x.double(), weight.double())
-    assert not onednn.takes(x.bfloat16(), weight.bfloat16())
-    assert not onednn.takes(x.to("meta"), weight.to("meta"))
+    assert onednn.takes(x, weight, 1)
+    assert not onednn.takes(x.double(), weight.double(), 1)
+    assert not onednn.takes(x.bfloat16(), weight.bfloat16(), 1)
+    assert not onednn.takes(x.to("meta"), weight.to("meta"), 1)
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not onednn.takes(x, weight)
+        assert not onednn.takes(x, weight, 1)
 
 
-def test_a_small_product_is_left_to_torch(monkeypatch):
-    monkeypatch.setattr(onednn, "LEAST", 61)
-    assert not onednn.takes(torch.randn(3, 4), torch.randn(5, 4))
-    assert onednn.takes(torch.randn(4, 4), torch.randn(5, 4))
+def test_a_small_product_is_left_to_torch():
+    assert not onednn.takes(torch.randn(3, 4), torch.randn(5, 4), 61)
+    assert onednn.takes(torch.randn(4, 4), torch.randn(5, 4), 61)
 
 
 @pytest.mark.parametrize("frozen", ["x", "weight"])

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyas.core.errors import ConfigError
+from eyas.layers import grouped_onednn, onednn
 from eyas.layers.grouped_transformer_engine import grouped_transformer_engine
 
 Kernel = Literal["auto", "grouped", "loop", "transformer_engine"]
@@ -46,8 +47,9 @@ def experts(
 
 
 def grouped_linear(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor, kernel: Kernel = "auto") -> Tensor:
-    """Each expert's rows times its matrix: (N, O). "auto" takes torch's grouped product where that takes the tensors;
-    transformer-engine's must be asked for, as it multiplies float32 with fewer digits.
+    """Each expert's rows times its matrix: (N, O). "auto" takes torch's grouped product where that takes the tensors,
+    through oneDNN where that is faster; transformer-engine's must be asked for, as it multiplies float32 with fewer
+    digits.
 
     Raises ConfigError where "grouped" or "transformer_engine" is asked for and cannot be had.
     """
@@ -63,6 +65,8 @@ def grouped_linear(x_NI: Tensor, counts: Sequence[int], weight_EOI: Tensor, kern
         parts = zip(x_NI.split(list(counts)), weight_EOI.unbind(0), strict=True)
         return torch.cat([rows @ weight.t() for rows, weight in parts])
     ends = torch.tensor(counts, device=x_NI.device).cumsum(0).to(torch.int32)
+    if kernel == "auto" and onednn.takes(x_NI, weight_EOI, len(weight_EOI) * grouped_onednn.LEAST):
+        return grouped_onednn.product(x_NI, ends, weight_EOI)
     product: Tensor = F.grouped_mm(x_NI, weight_EOI.transpose(1, 2), offs=ends)
     return product
 

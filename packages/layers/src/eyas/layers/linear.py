@@ -22,7 +22,7 @@ def linear(
     after = 1.0 if scale_out is None else scale_out
     before = 1.0 if scale_in is None else scale_in
     rows = x.reshape(-1, x.shape[-1])
-    if onednn.takes(rows, weight):
+    if onednn.takes(rows, weight, onednn.LEAST):
         product = onednn.product(rows, weight, bias, before * after, after)
     elif bias is None:
         product = torch.addmm(x.new_empty(1), rows, weight.t(), beta=0.0, alpha=before * after)

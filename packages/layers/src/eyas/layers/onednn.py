@@ -25,13 +25,14 @@ PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """None where torch is built without oneDNN."""
 
 
-def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether `product` is the faster way to x (T, I) @ weight.T, (I, O)."""
+def takes(x: Tensor, weight: Tensor, least: int) -> bool:
+    """Whether oneDNN is the faster way to x (T, I) @ weight.T, (I, O), or to the same with the weights (E, O, I) of
+    experts that share the rows of x; it is from `least` multiplications on."""
     return (
         x.dtype == weight.dtype == torch.float32
         and bool(torch.backends.mkldnn.enabled)
         and x.device.type == weight.device.type == "cpu"
-        and x.numel() * weight.shape[0] >= LEAST
+        and x.numel() * weight.shape[-2] >= least
         and is_faster()
     )
 
@@ -68,9 +69,7 @@ class _Product(torch.autograd.Function):
         if weight_OI is not None:
             dx = multiply(dy_TO, weight_OI.t(), ctx.scale)
         if x_TI is not None:
-            wide = dy_TO.shape[1] > x_TI.shape[1]  # the narrower as the rows was up to 1.6 times as fast
-            dweight = multiply(x_TI.t(), dy_TO.t()).t() if wide else multiply(dy_TO.t(), x_TI.t())
-            dweight = scaled(dweight, ctx.scale)
+            dweight = scaled(weight_gradient(x_TI, dy_TO), ctx.scale)
         if ctx.needs_input_grad[2]:
             dbias = scaled(dy_TO.sum(0), ctx.bias_scale)
         return dx, dweight, dbias, None, None
@@ -89,6 +88,13 @@ def multiply(x_TI: Tensor, weight_OI: Tensor, scale: float = 1.0, bias_O: Tensor
         weight_OI = scaled(weight_OI, scale)
     y: Tensor = PRODUCT(plain(x_TI), plain(weight_OI), bias_O, "none", [], "")
     return y
+
+
+def weight_gradient(x_TI: Tensor, dy_TO: Tensor) -> Tensor:
+    """dy.T @ x, (O, I); up to 1.6 times as fast with the narrower of the two as the rows."""
+    if dy_TO.shape[1] > x_TI.shape[1]:
+        return multiply(x_TI.t(), dy_TO.t()).t()
+    return multiply(dy_TO.t(), x_TI.t())
 
 
 def plain(matrix: Tensor) -> Tensor:
