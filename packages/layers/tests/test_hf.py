@@ -85,8 +85,8 @@ def test_logits_and_gradients_in_float32_equal_transformers(name, data, seed):
 @settings(max_examples=4, phases=WITHOUT_SHRINKING, derandomize=True)
 @given(data=st.data(), seed=st.integers(0, 2**31))
 def test_each_gradient_of_one_loss_in_float32_equals_transformers(name, data, seed):
-    """The same draws as long as this test and hypothesis are. Of others one in forty has a gradient of a decay that
-    cancels so far that float32 keeps fewer digits than are asked for."""
+    """The same draws as long as this test and hypothesis are. Of others one in five hundred has a gradient of a few
+    entries, a decay's say, that cancels so far that float32 keeps fewer digits than are asked for, here as there."""
     assert_same_in_float32(name, data, seed, losses=1)
 
 
