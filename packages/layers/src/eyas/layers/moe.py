@@ -77,7 +77,7 @@ class MoE(Mixer):
         """Weigh before an expert's last projection (less to keep for the backward pass), or after it."""
         kernel: Kernel = "auto"
         """`grouped` multiplies all experts' matrices at once, `transformer_engine` by that library's product for a GPU,
-        `loop` one by one; auto: grouped where possible."""
+        `loop` one by one; auto: grouped where possible, through oneDNN on CPUs where that is faster."""
 
         def __post_init__(self) -> None:
             at_least_one(self, "num_experts", "intermediate_size", "shared_size", "latent_size")
