@@ -22,7 +22,8 @@ QUICKSTART = ("experiment=quickstart", "trainer.max_steps=20", "sample=none", "d
 """The first steps of the quickstart: its model, its text and its batches of 8 sequences of 256 tokens."""
 SHORT = (*QUICKSTART, "data.sequence_length=64", "trainer.microbatch=2")
 WITHIN = 1e-4
-"""Of the loss. Rounding parts the curves of a Falcon-H1 by 2e-7 over 20 steps and those of a mixture by 2e-6."""
+"""Of the loss. Rounding parts the curves of a Falcon-H1 by 2e-7 over 20 steps."""
+MIXTURE = ("model=nemotron3_tiny",), ("layout.expert=4", "layout.data=4", "layout.pipeline=2")
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +46,12 @@ def trained(tmp_path_factory):
     forks.close()
 
 
-def assert_same_curve(actual, expected):
+def assert_same_curve(actual, expected, begins_within=WITHIN):
     ours, theirs = ([*losses(run), last_loss(run)] for run in (actual, expected))
     assert len(ours) == len(theirs) == 21
-    assert max(abs(a - e) / e for a, e in zip(ours, theirs, strict=True)) < WITHIN
+    differences = [abs(a - e) / e for a, e in zip(ours, theirs, strict=True)]
+    assert max(differences) < WITHIN
+    assert max(differences[:10]) < begins_within
     assert theirs[19] < theirs[0] - 1
 
 
@@ -68,17 +71,29 @@ def test_the_quickstart_follows_the_curve_of_one_process(trained, layout):
 
 
 MANY = (
-    ("falcon_h1_tiny", "layout.tensor=2", "layout.pipeline=2", "layout.data=2"),
-    ("falcon_h1_tiny", "layout.context=4", "trainer.microbatch=8"),
-    ("nemotron3_tiny", "layout.expert=4", "layout.data=4", "layout.pipeline=2"),
+    ("layout.tensor=2", "layout.pipeline=2", "layout.data=2"),
+    ("layout.context=4", "trainer.microbatch=8"),
 )
 
 
-@pytest.mark.parametrize("model_and_layout", MANY, ids=" ".join)
-def test_many_processes_follow_the_curve_of_one(trained, model_and_layout):
-    model, *layout = model_and_layout
-    alone = (*SHORT, f"model={model}")
-    assert_same_curve(trained(*alone, *layout), trained(*alone))
+@pytest.mark.parametrize("layout", MANY, ids=" ".join)
+def test_many_processes_follow_the_curve_of_one(trained, layout):
+    assert_same_curve(trained(*SHORT, *layout), trained(*SHORT))
+
+
+def test_a_mixture_on_many_processes_follows_the_curve_of_one(trained):
+    """In float64: 20 steps of a mixture magnify rounding a million times, as a token between two experts goes to the
+    other, and in float32 that may be a thousandth of the loss."""
+    model, layout = MIXTURE
+    alone = (*SHORT, *model, "trainer.precision=float64")
+    assert_same_curve(trained(*alone, *layout), trained(*alone), begins_within=1e-6)
+
+
+def test_a_mixture_learns_on_many_processes_in_float32(trained):
+    model, layout = MIXTURE
+    curve = losses(trained(*SHORT, *model, *layout))
+    assert len(curve) == 20
+    assert curve[19] < curve[0] - 1
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (conf_folder() / "model").glob("*_tiny*.yaml")))
