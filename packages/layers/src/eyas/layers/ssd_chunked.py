@@ -224,7 +224,8 @@ def backward_span(
     dx_QLF.baddbmm_(span.below_QLM.mT, dy_QLF)
     dscores_RQLM = span.products_of_heads(dy_QLF, span.x_QLF)
     if span.steep:
-        span.steep.add_dscores(dy_ZLBGRP, dscores_RQLM)
+        steep_dy = span.steep.by_row(dy_ZLBGRP)
+        span.steep.add_dscores(steep_dy, dscores_RQLM)
     dscores_QLM = span.mask(dscores_RQLM.sum(0))
 
     # 3. The log decay: what passes over a token from before it, in scores, read, written or kept in the state.
@@ -238,7 +239,7 @@ def backward_span(
     ddt = span.dot(span.x_ZLBGRP, dxs_ZLBGRP) * span.col_ZLBGR + span.diagonal_ZLBG1 * dskip_ZLBGR
     dxs_ZLBGRP *= span.scale_ZLBGR[..., None]
     if span.steep:
-        span.steep.add_gradients(dy_ZLBGRP, dxs_ZLBGRP, ddt)
+        span.steep.add_gradients(steep_dy, dxs_ZLBGRP, ddt)
     torch.addcmul(dxs_ZLBGRP, dy_ZLBGRP, span.skip_ZLBGR[..., None], out=dx_ZLBGRP)
     ddt_ZLBGR.copy_(ddt.addcmul(dlog_ZLBGR, span.A_GR))
     dA_GR += (dlog_ZLBGR * span.dt_ZLBGR).sum((0, 1, 2))

@@ -89,8 +89,14 @@ class Decay:
 
 
 def cut_exp(log: Tensor) -> Tensor:
-    """exp, exactly zero below -CUT; the argument is clamped first because exp itself crawls where it underflows."""
-    return torch.where(log < -CUT, 0.0, log.clamp(min=-CUT).exp())
+    """exp, exactly zero below -CUT."""
+    return cut_exp_(log.clone())
+
+
+def cut_exp_(log: Tensor) -> Tensor:
+    """The same, in place; the argument is clamped first because exp itself crawls where it underflows."""
+    beyond = log < -CUT
+    return log.clamp_(min=-CUT).exp_().masked_fill_(beyond, 0.0)
 
 
 def within(mask_ZBLM: Tensor, values_ZLBH: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eyas.layers.ssd_decay import cut_exp
+from eyas.layers.ssd_decay import cut_exp_
 
 if TYPE_CHECKING:
     from eyas.layers.ssd_span import Span
@@ -23,26 +23,33 @@ class Steep:
 
     def __init__(self, span: Span, steep_ZLBH: Tensor) -> None:
         self.span = span
-        self.heads = steep_ZLBH.flatten(0, 2).any(0).nonzero()[:, 0]
-        self.groups = self.heads // span.R
+        steep_H = steep_ZLBH.flatten(0, 2).any(0)
+        heads = steep_H.nonzero()[:, 0]
+        self.groups, self.within = heads // span.R, heads % span.R
+        self.heads: Tensor | slice = slice(None) if steep_H.all() else heads  # of a slice there are views
         here_ZBhL = steep_ZLBH[..., self.heads].permute(0, 2, 3, 1)
         sum_ZBhL = span.decay.sum_ZLBH[..., self.heads].permute(0, 2, 3, 1)
-        decay_ZBhLM = cut_exp((sum_ZBhL[..., :, None] - sum_ZBhL[..., None, :]).to(span.x_QLF.dtype).clamp_(max=0.0))
-        decay_ZBhLM.masked_fill_(~here_ZBhL[..., None], 0.0)
-        self.decay_ZBhLM = decay_ZBhLM
+        tile = *sum_ZBhL.shape, span.L
+        log_ZBhLM = torch.sub(
+            sum_ZBhL[..., :, None], sum_ZBhL[..., None, :], out=span.scratch("wide tile", *tile, dtype=torch.float64)
+        )
+        self.decay_ZBhLM = cut_exp_(span.scratch("steep decay", *tile).copy_(log_ZBhLM).clamp_(max=0.0))
+        self.decay_ZBhLM.masked_fill_(~here_ZBhL[..., None], 0.0)
         self.below_ZBhLM = span.below_QLM.view(span.Z, span.B, span.G, span.L, span.L)[:, :, self.groups]
         self.dt_ZLBh = self.of(span.dt_ZLBGR)
         self.x_ZLBhP = self.of(span.x_ZLBGRP).to(span.x_QLF.dtype)
         self.xdt_ZBhLP = (self.x_ZLBhP * self.dt_ZLBh[..., None]).permute(0, 2, 3, 1, 4)
 
     def of(self, values_ZLBGRP: Tensor) -> Tensor:
-        """The steep heads of (Z, L, B, G, R, ...) as (Z, L, B, h, ...); a copy."""
+        """The steep heads of (Z, L, B, G, R, ...) as (Z, L, B, h, ...)."""
         return values_ZLBGRP.flatten(3, 4)[:, :, :, self.heads]
 
     def add(self, target_ZLBGRP: Tensor, values_ZLBhP: Tensor) -> None:
         """Add to the steep heads of `target`, in place."""
-        groups, within = self.groups, self.heads % self.span.R
-        target_ZLBGRP[:, :, :, groups, within] += values_ZLBhP
+        if isinstance(self.heads, slice):
+            target_ZLBGRP += values_ZLBhP.unflatten(3, (self.span.G, self.span.R))
+        else:
+            target_ZLBGRP[:, :, :, self.groups, self.within] += values_ZLBhP
 
     def clear(self, values_QLF: Tensor) -> None:
         """Zero the steep parts of a result of the products by row and column factors, in place."""
@@ -59,24 +66,28 @@ class Steep:
         seen_ZBhLP = torch.matmul(self.seen_ZBhLM, self.xdt_ZBhLP)
         self.add(sums_ZLBGRP, seen_ZBhLP.permute(0, 3, 1, 2, 4))
 
-    def add_dscores(self, dy_ZLBGRP: Tensor, dscores_RQLM: Tensor) -> None:
+    def add_dscores(self, dy_ZBhLP: Tensor, dscores_RQLM: Tensor) -> None:
         """Add the gradient that each head's scores got through the tile, in place."""
         span = self.span
-        dscores_ZBhLM = torch.matmul(self.by_row(dy_ZLBGRP), self.xdt_ZBhLP.mT) * self.decay_ZBhLM
+        dscores_ZBhLM = torch.matmul(dy_ZBhLP, self.xdt_ZBhLP.mT).mul_(self.decay_ZBhLM)
         target = dscores_RQLM.view(span.R, span.Z, span.B, span.G, span.L, span.L)
-        target[self.heads % span.R, :, :, self.groups] += dscores_ZBhLM.permute(2, 0, 1, 3, 4)
+        if isinstance(self.heads, slice):
+            target += dscores_ZBhLM.unflatten(2, (span.G, span.R)).permute(3, 0, 1, 2, 4, 5)
+        else:
+            target[self.within, :, :, self.groups] += dscores_ZBhLM.permute(2, 0, 1, 3, 4)
 
-    def add_gradients(self, dy_ZLBGRP: Tensor, dx_ZLBGRP: Tensor, ddt_ZLBGR: Tensor) -> None:
+    def add_gradients(self, dy_ZBhLP: Tensor, dx_ZLBGRP: Tensor, ddt_ZLBGR: Tensor) -> None:
         """Add the gradients of x and dt that came through the tile, in place."""
-        dxdt_ZLBhP = torch.matmul(self.seen_ZBhLM.mT, self.by_row(dy_ZLBGRP)).permute(0, 3, 1, 2, 4)
+        dxdt_ZLBhP = torch.matmul(self.seen_ZBhLM.mT, dy_ZBhLP).permute(0, 3, 1, 2, 4)
         self.add(dx_ZLBGRP, dxdt_ZLBhP * self.dt_ZLBh[..., None])
         self.add(ddt_ZLBGR, (self.x_ZLBhP * dxdt_ZLBhP).sum(-1))
 
     @property
     def seen_ZBhLM(self) -> Tensor:
         """The decayed scores."""
-        return self.below_ZBhLM * self.decay_ZBhLM
+        out = self.span.scratch("steep seen", *self.decay_ZBhLM.shape)
+        return torch.mul(self.below_ZBhLM, self.decay_ZBhLM, out=out)
 
     def by_row(self, values_ZLBGRP: Tensor) -> Tensor:
         """The steep heads as (Z, B, h, L, P)."""
-        return self.of(values_ZLBGRP).to(self.x_ZLBhP.dtype).permute(0, 2, 3, 1, 4)
+        return self.of(values_ZLBGRP).to(self.x_ZLBhP.dtype).permute(0, 2, 3, 1, 4).contiguous()
