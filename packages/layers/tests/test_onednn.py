@@ -13,15 +13,17 @@ from eyas.layers import grouped_onednn, onednn
 from eyas.layers.experts import grouped_linear
 from eyas.layers.linear import linear
 
-pytestmark = pytest.mark.skipif(onednn.PRODUCT is None, reason="torch is built without oneDNN")
 machine_is_faster = onednn.is_faster
+multiplied = pytest.mark.usefixtures("everywhere")
 ROUNDING = 2e-6
 """Of the largest entry: a few roundings of float32, over sums of up to forty terms."""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def everywhere():
     """Every product in float32 is oneDNN's, whatever its size and the CPU."""
+    if onednn.PRODUCT is None:
+        pytest.skip("this torch is built without oneDNN")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onednn, "LEAST", 1)
         patch.setattr(grouped_onednn, "LEAST", 0)
@@ -57,6 +59,7 @@ def results(x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, **scales
     return [y.detach(), *torch.autograd.grad(y, inputs, dy)]
 
 
+@multiplied
 @given(
     sizes=st.tuples(*[st.integers(1, 40)] * 3),
     forms=st.tuples(FORMS, FORMS, FORMS),
@@ -83,6 +86,7 @@ def test_products_and_gradients_equal_those_in_float64(sizes, forms, biased, sca
         assert (ours - expected).abs().max() <= ROUNDING * max(1.0, expected.abs().max())
 
 
+@multiplied
 @given(
     counts=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any),
     widths=st.tuples(st.sampled_from([4, 8, 12]), st.sampled_from([4, 8, 12])),
@@ -107,6 +111,7 @@ def test_experts_equal_the_loop_in_float64(counts, widths, rows, form, seed):
         assert (ours - expected).abs().max() <= ROUNDING * max(1.0, expected.abs().max())
 
 
+@multiplied
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_what_no_experts_gradient_needs_is_not_kept(frozen):
     operands = [torch.randn(6, 4), torch.randn(2, 8, 4)]
@@ -120,6 +125,7 @@ def test_what_no_experts_gradient_needs_is_not_kept(frozen):
     assert operands[1 - frozen].grad.shape == operands[1 - frozen].shape
 
 
+@multiplied
 def test_float32_on_a_cpu_alone_is_taken():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     assert onednn.takes(x, weight, 1)
@@ -130,11 +136,13 @@ def test_float32_on_a_cpu_alone_is_taken():
         assert not onednn.takes(x, weight, 1)
 
 
+@multiplied
 def test_a_small_product_is_left_to_torch():
     assert not onednn.takes(torch.randn(3, 4), torch.randn(5, 4), 61)
     assert onednn.takes(torch.randn(4, 4), torch.randn(5, 4), 61)
 
 
+@multiplied
 @pytest.mark.parametrize("frozen", ["x", "weight"])
 def test_what_no_gradient_needs_is_not_kept(frozen):
     operands = {"x": torch.randn(6, 4), "weight": torch.randn(5, 4)}
@@ -147,6 +155,7 @@ def test_what_no_gradient_needs_is_not_kept(frozen):
     assert other.grad is not None
 
 
+@multiplied
 def test_it_keeps_its_two_operands_and_flops_are_counted():
     x, weight = torch.randn(6, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
     kept: list[Tensor] = []
@@ -159,6 +168,7 @@ def test_it_keeps_its_two_operands_and_flops_are_counted():
     assert counter.get_total_flops() == 3 * 2 * 6 * 4 * 5
 
 
+@multiplied
 def test_a_gradient_of_a_gradient_is_refused():
     x, weight = torch.randn(6, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
     (gradient,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
@@ -167,17 +177,32 @@ def test_a_gradient_of_a_gradient_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("cpus", "capability", "faster"),
+    ("cpus", "capability", "product", "faster"),
     [
-        ("vendor_id : AuthenticAMD", "AVX512", True),
-        ("vendor_id : GenuineIntel", "AVX512", False),
-        ("vendor_id : AuthenticAMD", "AVX2", False),
-        (None, "AVX512", False),
+        ("vendor_id : AuthenticAMD", "AVX512", torch.mm, True),
+        ("vendor_id : GenuineIntel", "AVX512", torch.mm, False),
+        ("vendor_id : AuthenticAMD", "AVX2", torch.mm, False),
+        (None, "AVX512", torch.mm, False),
+        ("vendor_id : AuthenticAMD", "AVX512", None, False),
     ],
 )
-def test_it_is_for_cpus_where_mkl_leaves_avx_512_unused(tmp_path, monkeypatch, cpus, capability, faster):
+def test_it_is_for_cpus_where_mkl_leaves_avx_512_unused(tmp_path, monkeypatch, cpus, capability, product, faster):
     if cpus:
         (tmp_path / "cpuinfo").write_text(cpus)
     monkeypatch.setattr(onednn, "CPUS", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(onednn, "PRODUCT", product)
     assert machine_is_faster.__wrapped__() is faster
+
+
+def test_a_torch_without_onednn_multiplies_by_itself(tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text("vendor_id : AuthenticAMD")
+    for name, value in [("LEAST", 1), ("CPUS", tmp_path / "cpuinfo"), ("PRODUCT", None)]:
+        monkeypatch.setattr(onednn, name, value)
+    monkeypatch.setattr(grouped_onednn, "LEAST", 0)
+    monkeypatch.setattr(onednn, "is_faster", machine_is_faster.__wrapped__)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    x, weights = torch.randn(6, 4), torch.randn(2, 8, 4)
+    assert torch.equal(linear(x, weights[0]), x @ weights[0].t())
+    looped = grouped_linear(x, [2, 4], weights, "loop")
+    torch.testing.assert_close(grouped_linear(x, [2, 4], weights), looped, rtol=0, atol=ROUNDING)
