@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,6 +70,18 @@ def test_chunked_scan_equals_recurrence(case: Case, chunk_size: int) -> None:
     expected = case.results(kernel="sequential")
     for ours, theirs in zip(case.results(kernel="chunked", chunk_size=chunk_size), expected, strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@given(fall=st.floats(10, 90), chunk_size=st.sampled_from([1, 8, 32, 64]))
+def test_what_a_fall_leaves_of_a_large_state_is_not_lost(fall: float, chunk_size: int) -> None:
+    """Much is written, then the state falls by as much: what is left counts beside what is written afterwards. Another
+    fall, before them, makes the chunk steep."""
+    x, dt, A, B, C, D = draw_operands(0, 40, 2, 1, 2, 3, 4, decay=0.01)
+    written = torch.where(torch.arange(40) < 10, math.exp(fall), 1.0).double()[:, None, None, None]
+    dt[5], dt[20] = 100 / -A, fall / -A
+    scan = [ssd(x * written, dt, A, B, C, D * 0, kernel=k, chunk_size=chunk_size)[0] for k in ("chunked", "sequential")]
+    ours, theirs = (y[20:].flatten(1) for y in scan)
+    torch.testing.assert_close(ours, theirs, **EXACT)
 
 
 @given(cases(), st.integers(1, 80))

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CUT = 40.0
-"""A decay beyond exp(-CUT) is exactly zero: beneath every rounding, and denormals slow a CPU down a hundredfold."""
+CUT = {torch.float32: 40.0, torch.float64: 100.0}
+"""A decay beyond exp(-CUT) is exactly zero, as denormals slow a CPU down a hundredfold. It is beneath every rounding
+where the state before was less than 1e10 times as large as what is written now, in float64 1e27 times."""
 
 SPREAD = 40.0
 """Row and column factors lie within exp(+-SPREAD); the product of two keeps clear of float32's ends, exp(+-87)."""
 
-STEP = 4 * CUT
-"""The log decay of one token is not followed further than this, so that sums stay finite."""
+STEP = 200.0
+"""The log decay of one token is not followed further than this, beyond every cut, so that sums stay exact."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ class Decay:
         first_middle, leave = (total_ZLBH[:, 0] / 2).clamp_(min=-SPREAD), row[:, -1]
         enter, carry, any_steep = first_middle.exp(), None, bool(steep.any())
         if any_steep:
-            row = torch.where(steep, cut_exp(sum_ZLBH), row)
-            col = torch.where(steep, cut_exp(total_ZLBH - sum_ZLBH), col)
+            row = torch.where(steep, cut_exp(sum_ZLBH, dtype), row)
+            col = torch.where(steep, cut_exp(total_ZLBH - sum_ZLBH, dtype), col)
             enter, leave = torch.where(steep[:, 0], 1.0, enter), torch.where(steep[:, -1], 1.0, leave)
-            carry = torch.where(steep[:, -1], cut_exp(total_ZLBH[:, -1]), 1.0).to(dtype)
+            carry = torch.where(steep[:, -1], cut_exp(total_ZLBH[:, -1], dtype), 1.0).to(dtype)
         if segments is not None:
             carries = segments.carries_ZB[..., None].to(dtype).expand_as(enter)
             carry = carries if carry is None else carry * carries
@@ -88,15 +89,15 @@ class Decay:
         return cls(sum_ZLBH, row, col, enter, leave, carry, steep.expand_as(row) if any_steep else None)
 
 
-def cut_exp(log: Tensor) -> Tensor:
-    """exp, exactly zero below -CUT."""
-    return cut_exp_(log.clone())
+def cut_exp(log: Tensor, dtype: torch.dtype) -> Tensor:
+    """exp, exactly zero below the cut of `dtype`, which is what the result will be used in."""
+    return cut_exp_(log.clone(), dtype)
 
 
-def cut_exp_(log: Tensor) -> Tensor:
+def cut_exp_(log: Tensor, dtype: torch.dtype) -> Tensor:
     """The same, in place; the argument is clamped first because exp itself crawls where it underflows."""
-    beyond = log < -CUT
-    return log.clamp_(min=-CUT).exp_().masked_fill_(beyond, 0.0)
+    beyond = log < -CUT[dtype]
+    return log.clamp_(min=-CUT[dtype]).exp_().masked_fill_(beyond, 0.0)
 
 
 def within(mask_ZBLM: Tensor, values_ZLBH: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class Steep:
         log_ZBhLM = torch.sub(
             sum_ZBhL[..., :, None], sum_ZBhL[..., None, :], out=span.scratch("wide tile", *tile, dtype=torch.float64)
         )
-        self.decay_ZBhLM = cut_exp_(span.scratch("steep decay", *tile).copy_(log_ZBhLM).clamp_(max=0.0))
+        decay_ZBhLM = span.scratch("steep decay", *tile).copy_(log_ZBhLM).clamp_(max=0.0)
+        self.decay_ZBhLM = cut_exp_(decay_ZBhLM, decay_ZBhLM.dtype)
         self.decay_ZBhLM.masked_fill_(~here_ZBhL[..., None], 0.0)
         self.below_ZBhLM = span.below_QLM.view(span.Z, span.B, span.G, span.L, span.L)[:, :, self.groups]
         self.dt_ZLBh = self.of(span.dt_ZLBGR)

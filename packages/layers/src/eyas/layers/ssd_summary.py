@@ -33,7 +33,7 @@ def summary(
     if documents_SB is not None:
         number_SB = document_starts(documents_SB).cumsum(0)
         behind_SBH = behind_SBH.masked_fill((number_SB != number_SB[-1])[..., None], -torch.inf)
-    written_SBHP = x_SBHP.to(wide) * (cut_exp(behind_SBH) * dt_SBH).to(wide)[..., None]
+    written_SBHP = x_SBHP.to(wide) * (cut_exp(behind_SBH, wide) * dt_SBH).to(wide)[..., None]
     by_group_SBGRP = written_SBHP.unflatten(2, (B_SBGN.shape[2], -1))
     state_BHPN = torch.einsum("sbgrp,sbgn->bgrpn", by_group_SBGRP, B_SBGN.to(wide)).flatten(1, 2)
-    return state_BHPN, cut_exp(total_BH).to(wide)[..., None, None]
+    return state_BHPN, cut_exp(total_BH, wide).to(wide)[..., None, None]
