@@ -82,9 +82,10 @@ def tokens(vocab_size, length=9, seed=0):
     return torch.randint(0, vocab_size, (2, length), generator=torch.Generator().manual_seed(seed))
 
 
-def moved_by_a_rounding(lm, rows):
-    """How far the logits move, at most, as each weight goes up or down by a rounding: a norm over a single value, which
-    is its sign, can magnify a rounding a million times, and two ways to compute such a model agree no better."""
+def moved_by_rounding(lm, rows):
+    """How far the logits move, at most, as each weight goes up or down by four roundings, about what a sum over its
+    inputs makes: a norm over a single value, which is its sign, can magnify them a million times, and two ways to
+    compute such a model agree no better."""
     draw, moved = torch.Generator().manual_seed(0), []
     weights = [(parameter, parameter.detach().clone()) for parameter in lm.parameters()]
     with torch.no_grad():
@@ -92,7 +93,7 @@ def moved_by_a_rounding(lm, rows):
         for _ in range(3):
             for parameter, weight in weights:
                 up = torch.randint(0, 2, weight.shape, generator=draw, dtype=weight.dtype) * 2 - 1
-                parameter.copy_(weight * (1 + up * torch.finfo(weight.dtype).eps))
+                parameter.copy_(weight * (1 + up * 4 * torch.finfo(weight.dtype).eps))
             moved.append(float((lm(rows) - before).abs().max()))
         for parameter, weight in weights:
             parameter.copy_(weight)
@@ -102,7 +103,7 @@ def moved_by_a_rounding(lm, rows):
 def assert_equal_up_to_rounding(ours, theirs, lm, rows, bound):
     """Two ways to compute logits of the model agree to within `bound`, unless it magnifies rounding beyond that."""
     if not torch.allclose(ours, theirs, rtol=bound, atol=bound):
-        assume(float((ours - theirs).abs().max()) > moved_by_a_rounding(lm, rows))
+        assume(float((ours - theirs).abs().max()) > moved_by_rounding(lm, rows))
     torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound)
 
 
@@ -120,7 +121,7 @@ def test_a_model_that_magnifies_rounding_is_told_from_one_that_does_not():
     }
     signs = found | {"pattern": ["first", "last", "first", "last", "a"], "repeat": 2, "blocks": twice}
     plain = found | {"pattern": ["a", "b+c"]}
-    moved = [moved_by_a_rounding(build(model, 1), tokens(16, 16, 1)) for model in (signs, plain)]
+    moved = [moved_by_rounding(build(model, 1), tokens(16, 16, 1)) for model in (signs, plain)]
     assert moved[0] > 1e-10 > 10 * moved[1]
 
 

@@ -77,7 +77,8 @@ def test_what_a_fall_leaves_of_a_large_state_is_not_lost(fall: float, chunk_size
     """Much is written, then the state falls by as much: what is left counts beside what is written afterwards. Another
     fall, before them, makes the chunk steep."""
     x, dt, A, B, C, D = draw_operands(0, 40, 2, 1, 2, 3, 4, decay=0.01)
-    written = torch.where(torch.arange(40) < 10, math.exp(fall), 1.0).double()[:, None, None, None]
+    written = torch.ones(40, 1, 1, 1, dtype=torch.float64)
+    written[:10] = math.exp(fall)
     dt[5], dt[20] = 100 / -A, fall / -A
     scan = [ssd(x * written, dt, A, B, C, D * 0, kernel=k, chunk_size=chunk_size)[0] for k in ("chunked", "sequential")]
     ours, theirs = (y[20:].flatten(1) for y in scan)
