@@ -1,10 +1,13 @@
 """Every small model of conf/ learns, and decodes token by token what it computes at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from eyas.core.mixer import Placement
-from eyas.experiments.catalogue import models
+from eyas.experiments.catalogue import describe, models
 from eyas.layers.model import HybridLM
 from eyas.parallel.context import Context
 from eyas.parallel.losses import Losses
@@ -14,6 +17,14 @@ TINY = {name: spec for name, spec in models().items() if name.endswith("_tiny")}
 
 def built(spec, dtype):
     return HybridLM(spec, Context(Placement(dtype=dtype))).initialise(1)
+
+
+def windowed(spec, window):
+    """The model with narrower windows where it has any."""
+    narrower = {
+        name: replace(layer, window=window) for name, layer in spec.layers.items() if getattr(layer, "window", None)
+    }
+    return replace(spec, layers={**spec.layers, **narrower})
 
 
 def tokens(spec, *shape):
@@ -53,11 +64,26 @@ def test_bfloat16_computes_nearly_what_float32_does(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_decoding_token_by_token_equals_the_forward_pass(name):
-    """In float64, with the family's own multipliers."""
-    model, text = built(TINY[name], torch.float64), tokens(TINY[name], 2, 12)
+    """In float64, with the family's own multipliers; windows are left behind."""
+    model, text = built(windowed(TINY[name], 5), torch.float64), tokens(TINY[name], 2, 12)
     with torch.no_grad():
         expected, states = model(text), model.initial_state(2)
         for position, token in enumerate(text.t()):
             logits, states = model.step(token, states)
             largest = expected[position].abs().max()
             assert (logits - expected[position]).abs().max() <= 1e-9 * largest
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_keys_and_values_are_told_from_the_state_that_does_not_grow(name):
+    """As `eyas models` tells them, meta tokens among the keys: against what a model in bfloat16 holds."""
+    spec = TINY[name]
+    told = describe(name, spec, 70)
+    constant = held(built(replace(spec, meta_tokens=0), torch.bfloat16).initial_state(1))
+    model = built(spec, torch.bfloat16)
+    _, states = model.prefill(tokens(spec, 1, 70), model.initial_state(1))
+    assert (told["state_bytes"], told["kv_bytes"]) == (constant, held(states) - constant)
+
+
+def held(states):
+    return sum(leaf.nbytes for leaf in tree_leaves(states) if isinstance(leaf, torch.Tensor))

@@ -19,7 +19,8 @@ from eyas.experiments.export_hf import export_hf
 from eyas.experiments.generate import generate, load_model
 from eyas.experiments.import_hf import import_hf
 from eyas.experiments.model_group import model_group
-from eyas.experiments.tokenizer import entries, load_tokenizer, number_of, opening, train_tokenizer
+from eyas.experiments.run_tokenizer import open_tokenizer
+from eyas.experiments.tokenizer import entries, load_tokenizer, train_tokenizer
 from eyas.layers.decoding import decode, read
 from eyas.layers.hf_families import FAMILIES, family_of_model
 from eyas.layers.hf_options import from_json, model_data
@@ -80,14 +81,12 @@ def greedy(folder, prompt, tokens, use_cache=False):
 
 def our_greedy(run, prompt, tokens):
     """The tokens that our own decoding continues a prompt with."""
-    tokenizer = load_tokenizer(run / run_folder.TOKENIZER)
-    end = number_of(tokenizer, run_folder.open_run(run).data.end_of_document)
-    model = load_model(run)
+    texts, model = open_tokenizer(run), load_model(run)
     with torch.no_grad():
-        start = read(model, [*opening(tokenizer, end), *tokenizer.encode(prompt, add_special_tokens=False).ids])
         (continuation,) = decode(
-            model, start, [[]], tokens=tokens, sampling=Sampling(temperature=0.0), seed=0,
-            ends=lambda new: new[-1] == end, vocab_size=entries(tokenizer),
+            model, read(model, ()), [texts.begun(texts.encode(prompt))], tokens=tokens, seed=0,
+            sampling=Sampling(temperature=0.0), ends=lambda new: new[-1] in texts.ends,
+            vocab_size=entries(texts.tokenizer),
         )  # fmt: skip
     return continuation
 
@@ -137,6 +136,40 @@ def test_a_model_with_all_of_a_family_goes_on_with_the_same_tokens(place, name):
     text = generate(run, [prompt], tokens=24, sampling=Sampling(temperature=0.0)).texts[0]
     tokenizer = load_tokenizer(back)
     assert text == tokenizer.decode([*tokenizer.encode(prompt).ids, *tokens])
+
+
+@pytest.mark.parametrize("first", ["<s>", ""])
+@pytest.mark.parametrize("prompt", ["a falcon hunts", "a falcon<s>a hood"])
+def test_a_text_begins_and_ends_as_it_does_in_transformers(place, first, prompt):
+    """With a token before it or none, special tokens in it, and several that end it."""
+    folder = place / "around"
+    for old in place.glob("around*"):
+        shutil.rmtree(old)
+    folder.mkdir()
+    saved_model(folder, FULL["qwen2_moe"]())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = tokenizer["post_processor"] if first else None
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    last = greedy(folder, prompt, 12)[7]
+    with_option(folder, eos_token_id=[0, last])
+    (folder / hf_folder.GENERATION_CONFIG).write_text(json.dumps({"eos_token_id": [0, last]}))
+    run = import_hf(folder, "around", place / "runs")
+    export_hf(run, place / "around-back")
+    tokens = our_greedy(run, prompt, 12)
+    assert tokens == greedy(folder, prompt, 12) == greedy(place / "around-back", prompt, 12)
+    assert tokens[-1] == last and len(tokens) <= 8
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    text = generate(run, [prompt], tokens=12, sampling=Sampling(temperature=0.0)).texts[0]
+    assert text == theirs.decode([*theirs(prompt).input_ids, *tokens[:-1]], skip_special_tokens=True)
+
+
+def test_a_token_behind_a_text_is_refused(place, llama):
+    folder = damaged(place, llama, "closed")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <s>", special_tokens=[("<s>", VOCABULARY - 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(DataError, match="puts 1 tokens around a text; one, before it, can be kept to"):
+        import_hf(folder, "refused", place / "runs")
 
 
 def with_further_layer(folder):

@@ -17,7 +17,7 @@ ascii_only = st.text("a falcoeys,", min_size=1)
 
 @given(st.lists(st.integers(1, 289), max_size=40), st.lists(characters, max_size=3))
 def test_a_text_stops_at_the_token_that_completes_a_stop_text(tokens, texts):
-    stops = Stops(TOKENIZER, END, texts)
+    stops = Stops(TOKENIZER, {END}, texts)
     new = []
     for token in tokens:
         new.append(token)
@@ -31,7 +31,7 @@ def test_a_text_stops_at_the_token_that_completes_a_stop_text(tokens, texts):
 @given(ascii_only, ascii_only, ascii_only)
 def test_a_stop_text_is_found_where_every_character_is_a_token(before, stop, behind):
     of_character = {TOKENIZER.decode([token]): token for token in range(1, 257)}
-    stops, new = Stops(TOKENIZER, END, [stop]), []
+    stops, new = Stops(TOKENIZER, {END}, [stop]), []
     for character in before + stop + behind:
         new.append(of_character[character])
         if stops(new):
@@ -42,7 +42,7 @@ def test_a_stop_text_is_found_where_every_character_is_a_token(before, stop, beh
 
 
 def test_the_documents_end_ends_a_text_and_is_not_part_of_it():
-    stops = Stops(TOKENIZER, END, [])
+    stops = Stops(TOKENIZER, {END}, [])
     tokens = TOKENIZER.encode("a falcon").ids
     assert not stops(tokens)
     assert stops([*tokens, END])
@@ -51,7 +51,7 @@ def test_the_documents_end_ends_a_text_and_is_not_part_of_it():
 
 def test_an_empty_stop_text_is_refused():
     with pytest.raises(ConfigError, match="empty stop text"):
-        Stops(TOKENIZER, END, ["a", ""])
+        Stops(TOKENIZER, {END}, ["a", ""])
 
 
 def test_a_continuation_keeps_the_space_that_a_tokenizer_takes_from_a_text_s_beginning():
@@ -59,10 +59,10 @@ def test_a_continuation_keeps_the_space_that_a_tokenizer_takes_from_a_text_s_beg
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     before, new = tokenizer.encode(" the eyas").ids, tokenizer.encode(" writes").ids
     assert tokenizer.decode(new) == "writes"
-    assert Stops(tokenizer, END, []).cut(new, before) == " writes"
-    assert Stops(tokenizer, END, ["ri"]).cut(new, before) == " w"
-    assert Stops(tokenizer, END, [" w"])(new)
-    assert Stops(tokenizer, END, [" w"])([*tokenizer.encode(" reads").ids, *new])
-    assert not Stops(tokenizer, END, ["aw"])(new)
-    space = Stops(tokenizer, END, [" "])
+    assert Stops(tokenizer, {END}, []).cut(new, before) == " writes"
+    assert Stops(tokenizer, {END}, ["ri"]).cut(new, before) == " w"
+    assert Stops(tokenizer, {END}, [" w"])(new)
+    assert Stops(tokenizer, {END}, [" w"])([*tokenizer.encode(" reads").ids, *new])
+    assert not Stops(tokenizer, {END}, ["aw"])(new)
+    space = Stops(tokenizer, {END}, [" "])
     assert space(new[:1]) and space.cut(new[:1]) == space.cut(new[:1], [END]) == ""

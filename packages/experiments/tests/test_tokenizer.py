@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, processors
+from tokenizers import Tokenizer
 
 from eyas.core.errors import ConfigError, DataError
-from eyas.experiments.tokenizer import END_OF_DOCUMENT, load_tokenizer, opening, train_tokenizer
+from eyas.experiments.tokenizer import END_OF_DOCUMENT, load_tokenizer, train_tokenizer
 
 TEXTS = ["def function(argument): return argument\n" * 3, "the falcon and the fist, the hood and the lure " * 5]
 VOCABULARY = 300
@@ -80,10 +80,3 @@ def test_a_file_s_truncation_and_padding_are_of_its_last_use(tokenizer: Tokenize
     last_used.enable_padding(length=500)
     last_used.save(str(file))
     assert load_tokenizer(file).encode(text).ids == expected
-
-
-@pytest.mark.parametrize(("template", "first"), [("$A", [0]), ("[b] $A", [1]), ("$A [b]", [1])])
-def test_a_text_to_go_on_with_is_opened_and_never_closed(template: str, first: list[int]) -> None:
-    tokenizer = Tokenizer(models.WordLevel({"[end]": 0, "[b]": 1, "a": 2}, unk_token="a"))
-    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("[b]", 1)])
-    assert opening(tokenizer, 0) == first

@@ -267,13 +267,29 @@ def test_options_that_published_files_have_beside_transformers_own_are_known(con
             transformers.Zamba2Config(num_hidden_layers=2, layers_block_type=["mamba", "hybrid"]),
             {"time_step_limit": None, "use_shared_mlp_adapter": False},
         ),
-        (transformers.FalconH1Config(ssm_multipliers=[1.0] * 5), {"ssm_multipliers": None}),
+        (transformers.FalconH1Config(ssm_multipliers=[1.0] * 5), {"ssm_multipliers": None, "attn_layer_indices": None}),
+        (transformers.NemotronHConfig(layers_block_type=["mamba"]), {"time_step_rank": 256}),
     ],
 )  # fmt: skip
 def test_published_files_say_more_than_transformers_reads(config, further):
     config = as_file(config)
     family = family_of_config(config)
     assert model_data(family, config | further) == model_data(family, config)
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [
+        (transformers.Qwen2MoeConfig, "decoder_sparse_step"),
+        (transformers.GraniteMoeHybridConfig, "logits_scaling"),
+        (transformers.Zamba2Config, "num_mem_blocks"),
+        (transformers.BambaConfig, "num_attention_heads"),
+    ],
+)
+def test_a_size_of_zero_is_named(config, option):
+    config = as_file(config())
+    with pytest.raises(ConfigError, match=f"^config.json: .*{option}.* is a divisor, and cannot be 0$"):
+        model_data(family_of_config(config), config | {option: 0})
 
 
 DEEPSEEK = {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "n_routed_experts": 8}
@@ -297,6 +313,8 @@ NEMOTRON = {"layers_block_type": ["moe"]}
             {"num_key_value_heads": 1},
             "num_key_value_heads=1 must be num_attention_heads",
         ),
+        (transformers.DeepseekV3Config, {"head_dim": 32}, "head_dim=32 must be 64"),
+        (transformers.DeepseekV3Config, {"qk_head_dim": 32}, "qk_head_dim=32 must be 192"),
         (transformers.NemotronHConfig, {"mlp_bias": True}, "mlp_bias=True is not supported with layers of experts"),
         (transformers.NemotronHConfig, {"num_nextn_predict_layers": 1}, "num_nextn_predict_layers=1 is not supported"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -73,9 +74,9 @@ def models() -> dict[str, ModelSpec]:
 
 
 def describe(name: str, spec: ModelSpec, sequence_length: int) -> dict[str, Any]:
-    """What `eyas models` tells of a model. Decoding state is told apart into what grows with the text, keys and values,
-    and what does not."""
-    constant = state_bytes(spec, 0)
+    """What `eyas models` tells of a model. Decoding state is told apart into keys and values, the meta tokens' among
+    them, and what does not grow with the text."""
+    constant = state_bytes(replace(spec, meta_tokens=0), 0)
     return {
         "name": name,
         "pattern": str(spec.pattern),

@@ -13,8 +13,9 @@ from eyas.core.errors import CheckpointError, ConfigError
 from eyas.core.mixer_config import MixerConfig
 from eyas.core.model import ModelSpec
 from eyas.experiments import run_folder
+from eyas.experiments.run_tokenizer import open_tokenizer
 from eyas.experiments.stops import Stops
-from eyas.experiments.tokenizer import entries, load_tokenizer, number_of, opening
+from eyas.experiments.tokenizer import entries
 from eyas.layers import states
 from eyas.layers.decoding import decode, read
 from eyas.layers.model import HybridLM
@@ -61,15 +62,16 @@ def generate(
     model = load_model(folder)
     if speculate:
         check_speculation(model.spec)
-    tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
-    end = number_of(tokenizer, run_folder.open_run(folder).data.end_of_document)
-    first = opening(tokenizer, end)
-    stops = Stops(tokenizer, end, stop)
-    limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": entries(tokenizer)}
-    rest = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
+    texts = open_tokenizer(folder)
+    stops = Stops(texts.tokenizer, texts.ends, stop)
+    limits: dict[str, Any] = {"tokens": tokens, "ends": stops, "vocab_size": entries(texts.tokenizer)}
+    rest = [texts.encode(prompt) for prompt in prompts]
     acceptance = Acceptance() if speculate else None
     with torch.inference_mode():
-        prefix = read(model, first) if from_prefix is None else states.load(from_prefix, model)
+        if from_prefix is None:
+            prefix, rest = read(model, ()), [texts.begun(prompt) for prompt in rest]
+        else:
+            prefix = states.load(from_prefix, model)
         if save_prefix is not None:
             prefix, rest = read(model, rest[0], prefix), [[]]
             states.save(prefix, save_prefix, model)
@@ -80,12 +82,12 @@ def generate(
                 for text in decode(model, prefix, together, sampling=sampling, seed=seed + start, **limits)
             ]
         else:
-            new = [speculative(model, [*first, *prompt], acceptance=acceptance, **limits) for prompt in rest]
-    texts = [
-        tokenizer.decode(before := [*prefix.tokens, *prompt]) + stops.cut(continuation, before)
+            new = [speculative(model, prompt, acceptance=acceptance, **limits) for prompt in rest]
+    whole = [
+        texts.tokenizer.decode(before := [*prefix.tokens, *prompt]) + stops.cut(continuation, before)
         for prompt, continuation in zip(rest, new, strict=True)
     ]
-    return Generated(texts, acceptance)
+    return Generated(whole, acceptance)
 
 
 def batches(spec: ModelSpec, prompts: Sequence[list[int]]) -> Iterator[tuple[int, Sequence[list[int]]]]:

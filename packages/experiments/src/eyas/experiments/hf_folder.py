@@ -20,8 +20,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
 BESIDE = (
-    TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "generation_config.json",
+    TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", GENERATION_CONFIG,
 )  # fmt: skip
 """Files about the tokenizer and its use that an imported run keeps for its export."""
 NO_PICKLES = (
@@ -134,6 +135,20 @@ def read_json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error})") from error
+
+
+def ends_of_text(folder: Path) -> list[int]:
+    """The tokens any of which ends a continuation: as in transformers those of generation_config.json, else those of
+    config.json."""
+    for name in (GENERATION_CONFIG, CONFIG):
+        if (numbers := read_json(folder / name).get("eos_token_id")) is not None:
+            return numbers if isinstance(numbers, list) else [numbers]
+    return []
+
+
+def reads_special_tokens_as_text(folder: Path) -> bool:
+    """Whether text that spells a special token stays text, which transformers turns into the token otherwise."""
+    return bool(read_json(folder / TOKENIZER_CONFIG).get("split_special_tokens"))
 
 
 def end_of_document(folder: Path, config: Mapping[str, Any], token_of: Sequence[str]) -> str:

@@ -46,9 +46,10 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), 
     tokens = [tokenizer.id_to_token(number) or "" for number in range(entries(tokenizer))]
     end = hf_folder.end_of_document(source, config, tokens)
     number_of(tokenizer, end)
-    if len(tokenizer.encode("").ids) > 1:
+    around = tokenizer.encode("").ids
+    if tokenizer.encode("a").ids[: len(around)] != around or len(around) > 1:
         raise DataError(
-            f"{source / hf_folder.TOKENIZER} puts several tokens around a text; one, before it, can be kept to"
+            f"{source / hf_folder.TOKENIZER} puts {len(around)} tokens around a text; one, before it, can be kept to"
         )
     name = name or family.model_type
     data = {"vocab_size": len(tokens), "end_of_document": end}

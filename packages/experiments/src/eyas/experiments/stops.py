@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tokenizers import Tokenizer
 
@@ -12,11 +12,11 @@ from eyas.core.errors import ConfigError
 class Stops:
     """Recognises the end of a continuation from its tokens, and cuts its text there."""
 
-    def __init__(self, tokenizer: Tokenizer, end: int, texts: Sequence[str]) -> None:
-        """`end` is the token that ends a document."""
+    def __init__(self, tokenizer: Tokenizer, ends: Collection[int], texts: Sequence[str]) -> None:
+        """`ends` are the tokens any of which ends a text."""
         if "" in texts:
             raise ConfigError("an empty stop text would end before the first token; leave it out")
-        self.tokenizer, self.end, self.texts = tokenizer, end, texts
+        self.tokenizer, self.ends, self.texts = tokenizer, ends, texts
         self.reach = max((len(text.encode()) for text in texts), default=0)
         """Tokens that the longest stop text can take: each has at least a byte."""
         self.opening: list[int] = tokenizer.encode("a", add_special_tokens=False).ids
@@ -25,7 +25,7 @@ class Stops:
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Whether the continuation ends with the newest of these tokens."""
-        if tokens[-1] == self.end:
+        if tokens[-1] in self.ends:
             return True
         latest = self.tokenizer.decode([*self.opening, *tokens[-self.reach :]]) if self.reach else ""
         return any(text in latest[self.opened :] for text in self.texts)
@@ -35,7 +35,7 @@ class Stops:
         keeps the space that it may begin with."""
         before = before if self.tokenizer.decode(list(before)) else self.opening
         known: str = self.tokenizer.decode(list(before))
-        whole: str = self.tokenizer.decode([*before, *(token for token in tokens if token != self.end)])
+        whole: str = self.tokenizer.decode([*before, *(token for token in tokens if token not in self.ends)])
         text = whole[len(known) :]
         ends = [place for stop in self.texts if (place := text.find(stop)) >= 0]
         return text[: min(ends)] if ends else text

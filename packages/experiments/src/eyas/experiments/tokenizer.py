@@ -59,12 +59,6 @@ def number_of(tokenizer: Tokenizer, token: str) -> int:
     return number
 
 
-def opening(tokenizer: Tokenizer, end: int) -> list[int]:
-    """What stands before a text that a model continues: what the tokenizer adds to a text, or else the end of the
-    document before it."""
-    return list(tokenizer.encode("").ids) or [end]
-
-
 def _reading_text_as_text(tokenizer: Tokenizer) -> Tokenizer:
     """Makes text that spells the end of a document stay text; the setting is not part of tokenizer.json."""
     tokenizer.encode_special_tokens = True

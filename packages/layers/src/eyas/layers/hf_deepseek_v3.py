@@ -20,6 +20,7 @@ def complete(config: TheirConfig) -> TheirConfig:
     heads, kv_heads = config.get("num_attention_heads"), config.pop("num_key_value_heads", None)
     if kv_heads not in (None, heads):
         raise ConfigError(f"config.json: num_key_value_heads={kv_heads} must be num_attention_heads={heads}")
+    check_heads(config)
     shared, layers = config.pop("n_shared_experts", 1), needed(config, "num_hidden_layers")
     if not shared:
         raise ConfigError(f"config.json: n_shared_experts={shared} is not supported; it must be at least 1")
@@ -27,6 +28,15 @@ def complete(config: TheirConfig) -> TheirConfig:
     types = ["mlp" if layer < dense else "moe" for layer in range(layers + 1)]
     size = config.get("moe_intermediate_size", 0) * shared
     return config | {LAYER_TYPES: types[:-1], DEPTH_TYPE: types[-1], SHARED: size}
+
+
+def check_heads(config: TheirConfig) -> None:
+    """Raises ConfigError for widths of a head that are not those of its parts, which transformers would follow."""
+    rotated = needed(config, "qk_rope_head_dim")
+    sums = {"head_dim": rotated, "qk_head_dim": rotated + needed(config, "qk_nope_head_dim")}
+    for key, value in sums.items():
+        if (found := config.get(key)) not in (None, value):
+            raise ConfigError(f"config.json: {key}={found} must be {value}, as the parts of a head are")
 
 
 def finish(config: TheirConfig) -> TheirConfig:

@@ -69,7 +69,7 @@ FALCON_H1 = Family(
         option(GATE, "mlp.gate_multiplier"),
         option(DOWN, "mlp.down_multiplier"),
     ),
-    fixed={"hidden_act": "silu", "attention_dropout": 0.0, **DEFAULT_ROPE},
+    fixed={"hidden_act": "silu", "attention_dropout": 0.0, "attn_layer_indices": None, **DEFAULT_ROPE},
     unread=frozenset({
         "num_hidden_layers", "mamba_d_ssm", "mamba_expand", "mamba_chunk_size", "mamba_use_mlp", "mlp_expansion_factor",
         "time_step_rank", "time_step_min", "time_step_max", "time_step_floor",

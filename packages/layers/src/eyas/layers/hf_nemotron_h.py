@@ -19,8 +19,6 @@ from eyas.layers.hf_tables import (
 )
 
 LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
-SMALLEST_TIME_STEP = 1e-30
-"""Stands for no limit: transformers' class takes the smallest time step as a limit, and its logarithm."""
 
 
 def complete(config: TheirConfig) -> TheirConfig:
@@ -82,7 +80,8 @@ NEMOTRON_H = Family(
         "n_shared_experts", "moe_shared_expert_overlap", "norm_topk_prob", "output_router_logits",
         "num_hidden_layers", "chunk_size", "expand", "mamba_proj_bias", "mamba_ssm_cache_dtype", "use_mamba_kernels",
         "mtp_layers_block_type", "residual_in_fp32", "rescale_prenorm_residual", "time_step_limit", "time_step_max",
-        "time_step_floor", "rms_norm_eps", "norm_eps", "rope_theta", "partial_rotary_factor", "rope_scaling",
+        "time_step_floor", "time_step_rank", "rms_norm_eps", "norm_eps", "rope_theta", "partial_rotary_factor",
+        "rope_scaling",
         "rope_parameters.rope_theta", "rope_parameters.rope_type", "rope_parameters.partial_rotary_factor",
     }),
     ours={"attention.rope_base": None, "mlp.gated": False, "moe.gated": False, "moe.score": "sigmoid"},

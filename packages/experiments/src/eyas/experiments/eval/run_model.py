@@ -21,8 +21,9 @@ from eyas.core.errors import ConfigError
 from eyas.core.labels import IGNORED
 from eyas.experiments import run_folder
 from eyas.experiments.generate import load_model
+from eyas.experiments.run_tokenizer import open_tokenizer
 from eyas.experiments.stops import Stops
-from eyas.experiments.tokenizer import entries, load_tokenizer, number_of, opening
+from eyas.experiments.tokenizer import entries
 from eyas.layers.decoding import decode, read
 from eyas.layers.sampling import Sampling
 from eyas.parallel import checkpoint
@@ -38,25 +39,23 @@ HEEDED = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_k"
 
 
 class RunLM(TemplateLM):
-    """The latest checkpoint of a run. Every text begins as `eyas generate` begins it: behind the end of the document
-    before it, or what an imported tokenizer puts there."""
+    """The latest checkpoint of a run. Every text begins as `eyas generate` begins it (see RunTokenizer)."""
 
     def __init__(self, folder: Path, *, batch: int = 8, longest: int | None = None) -> None:
         """`batch` texts are read at once; `longest` tokens at most, the latest ones, or all of them."""
         super().__init__()
         run_folder.check_text(folder, "text to be asked about")
-        run = run_folder.open_run(folder)
         saved = checkpoint.latest(folder / run_folder.CHECKPOINTS)
         self.model = load_model(folder, saved)
         assert saved is not None
         self.step = int(saved.name.partition("-")[2])
         """Of the checkpoint; a run that goes on meanwhile may get later ones."""
-        self.text_tokenizer = load_tokenizer(folder / run_folder.TOKENIZER)
-        self.end = number_of(self.text_tokenizer, run.data.end_of_document)
-        self.first = opening(self.text_tokenizer, self.end)
-        if longest is not None and longest <= len(self.first):
-            raise ConfigError(f"--max-length={longest} leaves no token of a text; give {len(self.first) + 1} or more")
-        kept_apart = all(mixer.carries_documents for mixer in run.spec.used_layers.values())
+        self.texts = open_tokenizer(folder)
+        self.before = self.texts.begun(())
+        """What the first token of a text is scored behind."""
+        if longest is not None and longest <= len(self.before):
+            raise ConfigError(f"--max-length={longest} leaves no token of a text; give {len(self.before) + 1} or more")
+        kept_apart = all(mixer.carries_documents for mixer in self.model.spec.used_layers.values())
         self.batch = batch if kept_apart else 1
         self.longest = longest
         self.console = Console(file=sys.stderr)
@@ -64,25 +63,25 @@ class RunLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self.end
+        return self.texts.end
 
     @property
     def prefix_token_id(self) -> int:
-        return self.first[-1]
+        return self.before[-1]
 
     @property
     def tokenizer_name(self) -> str:
         return run_folder.TOKENIZER
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        return list(self.text_tokenizer.encode(string, add_special_tokens=False).ids)
+        return self.texts.encode(string)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         asked: list[Scored] = []
         for (context, _), given, wanted in requests:
-            asked.append(self.cut([*self.first, *(given if context else given[1:])], wanted))
+            asked.append(self.cut(self.texts.begun(given if context else given[1:]), wanted))
         return self.score(asked, "Log-likelihoods")
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -114,7 +113,7 @@ class RunLM(TemplateLM):
                 f"generation_kwargs of a task: {sorted(unknown)[0]} is none of {', '.join(sorted(HEEDED))}"
             )
         until = asked.get("until") or []
-        stops = Stops(self.text_tokenizer, self.end, [until] if isinstance(until, str) else list(until))
+        stops = Stops(self.texts.tokenizer, self.texts.ends, [until] if isinstance(until, str) else list(until))
         sampling = Sampling(
             temperature=float(asked.get("temperature") or 1.0) if asked.get("do_sample") else 0.0,
             top_k=asked.get("top_k"),
@@ -123,8 +122,8 @@ class RunLM(TemplateLM):
         tokens = int(asked.get("max_gen_toks", NEW_TOKENS))
         with torch.inference_mode():
             new = decode(
-                self.model, read(self.model, self.first), [self.kept(self.tok_encode(text)) for text in contexts],
-                tokens=tokens, sampling=sampling, seed=seed, ends=stops, vocab_size=entries(self.text_tokenizer),
+                self.model, read(self.model, ()), [self.kept(self.texts.encode(text)) for text in contexts],
+                tokens=tokens, sampling=sampling, seed=seed, ends=stops, vocab_size=entries(self.texts.tokenizer),
             )  # fmt: skip
         return [stops.cut(continuation) for continuation in new]
 
@@ -159,13 +158,13 @@ class RunLM(TemplateLM):
         """The whole text at once, or in parts that each read as many tokens as they may."""
         if not text:
             return
-        if self.longest is None or len(text) + len(self.first) <= self.longest + 1:
-            yield self.first, list(text)
+        if self.longest is None or len(text) + len(self.before) <= self.longest + 1:
+            yield self.before, list(text)
             return
-        length = self.longest - len(self.first) + 1
+        length = self.longest - len(self.before) + 1
         for window in get_rolling_token_windows(list(text), self.prefix_token_id, length, 1):
             given, wanted = make_disjoint_window(window)
-            yield [*self.first[:-1], *given], wanted
+            yield [*self.before[:-1], *given], wanted
 
     def cut(self, given: list[int], wanted: list[int]) -> Scored:
         """The latest tokens that may be read, behind what every text begins with."""
@@ -174,17 +173,17 @@ class RunLM(TemplateLM):
         over = len(given) + len(wanted) - 1 - self.longest
         if over <= 0:
             return given, wanted
-        begin = len(self.first)
-        if len(given) - begin < over:
+        begin = len(self.texts.first)
+        if len(given) - over < len(self.before):
             raise ConfigError(
                 f"--max-length={self.longest} is less than an answer of {len(wanted)} tokens takes; give "
-                f"{begin + len(wanted) - 1} or more"
+                f"{len(self.before) + len(wanted) - 1} or more"
             )
-        return [*self.first, *given[begin + over :]], wanted
+        return [*self.texts.first, *given[begin + over :]], wanted
 
     def kept(self, context: list[int]) -> list[int]:
-        """The latest tokens of what is to be continued."""
-        return context if self.longest is None else context[-(self.longest - len(self.first)) :]
+        """The latest tokens of what is to be continued, behind what every text begins with."""
+        return self.texts.begun(context if self.longest is None else context[len(self.texts.first) - self.longest :])
 
     def shown(self, items: Sequence[Item], what: str) -> Iterator[Item]:
         """The items, with a bar on a terminal."""
