@@ -64,7 +64,7 @@ def _symbol(entry: Registered) -> str:
 def _supports(mixer: type[Mixer]) -> str:
     config = mixer.Config
     said = {
-        "packed documents (`data.isolate_documents=true`)": config.carries_documents,
+        "packed documents (`data.documents=isolated`)": config.carries_documents,
         "sequences shared by ranks (`layout.context`)": config.carries_context,
         "whole sequences of some heads (`layout.context_exchange=alltoall`)": config.exchanges_heads,
         "decoding token by token": mixer.step is not Mixer.step,

@@ -223,15 +223,38 @@ def test_leaving_out_layers_that_are_not_there_is_refused(place, llama):
     assert not (place / "runs" / "nothing").exists()
 
 
-def test_half_precision_is_read_exactly(place, llama):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_kept_bit_by_bit_while_it_holds_the_weights(place, llama, dtype):
     folder, _ = llama
-    half = place / "half"
+    half, norm = place / f"{dtype}", "model.norm.weight"
     shutil.copytree(folder, half)
-    tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / hf_folder.WEIGHTS).items()}
-    save_file(tensors, half / hf_folder.WEIGHTS, {"format": "pt"})
-    export_hf(import_hf(half, "half", place / "runs"), place / "half-back")
-    for name, tensor in load_file(place / "half-back" / hf_folder.WEIGHTS).items():
-        assert torch.equal(tensor, tensors[name].float())
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / hf_folder.WEIGHTS).items()}
+    save_file(tensors | {norm: tensors[norm].float()}, half / hf_folder.WEIGHTS, {"format": "pt"})
+    run = import_hf(half, "half", place / "runs")
+    export_hf(run, place / f"{dtype}-back")
+    found = load_file(place / f"{dtype}-back" / hf_folder.WEIGHTS)
+    assert found.keys() == tensors.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == (torch.float32 if name == norm else dtype)
+        assert torch.equal(tensor, tensors[name].to(tensor.dtype))
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(place / f"{dtype}-back")
+    assert loaded.dtype == dtype
+
+    family, spec = FAMILIES["llama"], run_folder.open_run(run).spec
+    table, weights = correspondences(family, spec), load_model(run).state_dict()
+    read = hf_folder.tensor_types([half / hf_folder.WEIGHTS])
+    assert set(hf_folder.types_to_write(table, weights, read).values()) == {torch.float32, dtype}
+    weights["embedding.weight"][0, 0] = 1 / 3
+    assert set(hf_folder.types_to_write(table, weights, read).values()) == {torch.float32}
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(place, llama):
+    folder = damaged(place, llama, "longer-tokenizer")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["falconry"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(DataError, match=r"has 281 tokens, and the model 280 \(vocab_size in config.json\)"):
+        import_hf(folder, "refused", place / "runs")
 
 
 def test_shards_are_read_a_tensor_at_a_time(place, monkeypatch):

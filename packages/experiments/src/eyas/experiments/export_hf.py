@@ -39,10 +39,13 @@ def export_hf(run: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Non
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as building:
         folder = Path(building) / "model"
         folder.mkdir()
-        hf_folder.write_tensors(folder, table, model.state_dict(), shard_bytes=shard_bytes)
-        kept = hf_folder.read_json(run / run_folder.HUGGING_FACE / hf_folder.CONFIG)
+        imported, weights = run / run_folder.HUGGING_FACE, model.state_dict()
+        types = hf_folder.types_to_write(table, weights, hf_folder.read_json(imported / hf_folder.TYPES))
+        hf_folder.write_tensors(folder, table, weights, types, shard_bytes=shard_bytes)
+        kept = hf_folder.read_json(imported / hf_folder.CONFIG)
         tokens = write_tokenizer(run, folder) | {key: kept[key] for key in KEPT if key in kept}
-        (folder / hf_folder.CONFIG).write_text(to_json({**config, "dtype": "float32", **tokens}), encoding="utf-8")
+        dtype = str(hf_folder.usual_type(types.values())).removeprefix("torch.")
+        (folder / hf_folder.CONFIG).write_text(to_json({**config, "dtype": dtype, **tokens}), encoding="utf-8")
         folder.rename(target)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,8 +31,10 @@ NO_PICKLES = (
     "which Eyas does not open because it can run any code: save the model with transformers' save_pretrained, which "
     "writes safetensors"
 )
-DTYPES = ("F32", "BF16", "F16")
-"""Types of tensors that float32 holds exactly."""
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Types of tensors that float32 holds exactly, by their names in safetensors."""
+TYPES = "types.json"
+"""Which type each tensor of an imported model had; transformers has no such file."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -81,6 +85,15 @@ def tensor_shapes(files: Iterable[Path]) -> dict[str, Shape]:
     return shapes
 
 
+def tensor_types(files: Iterable[Path]) -> dict[str, str]:
+    """Types by name, from the headers of files that `tensor_shapes` has read."""
+    types: dict[str, str] = {}
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            types |= {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    return types
+
+
 def read_tensors(files: Iterable[Path], table: Mapping[str, Correspondence], ours: Mapping[str, Tensor]) -> None:
     """Copies every tensor of the table into ours, one at a time; then compares copies with what they repeat."""
     stored_in = {}
@@ -95,11 +108,34 @@ def read_tensors(files: Iterable[Path], table: Mapping[str, Correspondence], our
                     table[name].read(stored.get_tensor(name), ours)
 
 
+def types_to_write(
+    table: Mapping[str, Correspondence], ours: Mapping[str, Tensor], read: Mapping[str, str]
+) -> dict[str, torch.dtype]:
+    """The type of each tensor of the table: the one that it was read in, if those hold all tensors exactly as they are
+    now; float32 otherwise, and for all."""
+    usual = usual_type(DTYPES[name] for name in read.values())
+    types = {name: DTYPES[read[name]] if name in read else usual for name in table}
+    for name, tensor in table.items():
+        if types[name] != torch.float32 and not torch.equal(now := tensor.write(ours), now.to(types[name]).to(now)):
+            return dict.fromkeys(table, torch.float32)
+    return types
+
+
+def usual_type(types: Iterable[torch.dtype]) -> torch.dtype:
+    """What most of them are; float32 where there are none."""
+    return max(counts, key=counts.__getitem__) if (counts := Counter(types)) else torch.float32
+
+
 def write_tensors(
-    folder: Path, table: Mapping[str, Correspondence], ours: Mapping[str, Tensor], *, shard_bytes: int
+    folder: Path,
+    table: Mapping[str, Correspondence],
+    ours: Mapping[str, Tensor],
+    types: Mapping[str, torch.dtype],
+    *,
+    shard_bytes: int,
 ) -> None:
     """Writes all tensors, in as many files as `shard_bytes` asks for; a file is in memory at a time."""
-    shards = planned(table.values(), next(iter(ours.values())).element_size(), shard_bytes)
+    shards = planned(table.values(), types, shard_bytes)
     names = [
         WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         for number in range(1, len(shards) + 1)
@@ -107,7 +143,8 @@ def write_tensors(
     (folder / names[0]).touch()  # with the mode that others' files get too
     mode = (folder / names[0]).stat().st_mode
     for name, shard in zip(names, shards, strict=True):
-        save_file({tensor.theirs: tensor.write(ours) for tensor in shard}, folder / name, {"format": "pt"})
+        tensors = {tensor.theirs: tensor.write(ours).to(types[tensor.theirs]) for tensor in shard}
+        save_file(tensors, folder / name, {"format": "pt"})
         (folder / name).chmod(mode)  # safetensors 0.8 lets the owner alone read it
     if len(shards) > 1:
         places = {tensor.theirs: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
@@ -115,12 +152,14 @@ def write_tensors(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def planned(tensors: Iterable[Correspondence], element: int, limit: int) -> list[list[Correspondence]]:
+def planned(
+    tensors: Iterable[Correspondence], types: Mapping[str, torch.dtype], limit: int
+) -> list[list[Correspondence]]:
     """The tensors in their order, cut where a file would exceed `limit` bytes."""
     shards: list[list[Correspondence]] = [[]]
     filled = 0
     for tensor in tensors:
-        size = element * tensor.numel
+        size = types[tensor.theirs].itemsize * tensor.numel
         if shards[-1] and filled + size > limit:
             shards.append([])
             filled = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,11 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), 
     tokens = [tokenizer.id_to_token(number) or "" for number in range(entries(tokenizer))]
     end = hf_folder.end_of_document(source, config, tokens)
     number_of(tokenizer, end)
+    if len(tokens) > spec.vocab_size:
+        raise DataError(
+            f"{source / hf_folder.TOKENIZER} has {len(tokens)} tokens, and the model {spec.vocab_size} (vocab_size in "
+            f"{hf_folder.CONFIG}); they do not belong together"
+        )
     around = tokenizer.encode("").ids
     if tokenizer.encode("a").ids[: len(around)] != around or len(around) > 1:
         raise DataError(
@@ -57,6 +63,8 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), 
 
     with weights_alone(run) as (folder, checkpoint):
         keep_files(source, folder)
+        types = json.dumps(hf_folder.tensor_types(files), indent=0)
+        (folder / run_folder.HUGGING_FACE / hf_folder.TYPES).write_text(types, encoding="utf-8")
         save_weights(files, family, spec, checkpoint)
     return folder
 
