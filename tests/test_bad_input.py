@@ -42,6 +42,12 @@ TRAIN = {
     "sign in text": ("name=a{b", r"'name=a\{b' cannot be read; write \"name='a\{b'\" \(quotes that the shell"),
     "repeats without quotes": ("model.pattern=[ssm,ffn]x2", r"write \"model.pattern='\[ssm,ffn\]x2'\" \(quotes"),
     "list without brackets": ("model.pattern=ssm,ffn", r"several runs; write 'model.pattern=\[ssm,ffn\]', or add -m"),
+    "choices of a layer": ("layer@model.layers.ssm=mamba2,mlp", "=mamba2,mlp are choices for several runs; add -m"),
+    "place in another model": (
+        "model=transformer_tiny layer@model.layers.ssm=mamba2",
+        r"unknown layer 'ssm'; there are: attn, ffn; or add a new one with \+layer@model.layers.ssm=",
+    ),
+    "new block": ("'model.blocks.b={layers:ffn}'", r"unknown block 'b'; there are: none; or add .* \+model.blocks.b="),
     "unknown flag": ("--fast", "eyas train does not know '--fast'; see eyas train --help"),
     "unknown view": ("--cfg jobs", "--cfg: invalid choice: 'jobs'"),
     "runs to go on from": (
@@ -159,6 +165,7 @@ OTHERS = {
     "results of nothing": ("results nothing", "there is no folder nothing"),
     "generate from nothing": ("generate nothing", "there is no folder nothing; eyas results runs lists"),
     "generate from texts": ("generate texts", "texts is no run folder, and has none in it"),
+    "likeliest of a share": ("generate unfinished --greedy --top-p 0.5", "leave out --top-k and --top-p"),
     "likeliest and drawn": ("generate unfinished --greedy --temperature 1", "not allowed with argument --greedy"),
     "draw from nothing": ("generate unfinished --top-p 0", "top_p=0.0 must be above 0 and at most 1"),
     "fewer tokens than none": ("generate unfinished --tokens -1", "tokens=-1 must not be negative"),

@@ -101,6 +101,16 @@ def test_a_mixers_page_has_all_of_its_options(kind):
     assert "## What it supports" in page and "## Closed forms" in page
 
 
+def test_pages_of_mixers_name_options_that_exist():
+    known = option_page()
+    named = {
+        name for page in mixer_pages().values() for name in re.findall(r"`((?:data|layout|trainer)\.[^`]+)`", page)
+    }
+    assert {name.partition("=")[0] for name in named} >= {"data.documents", "layout.context"}
+    for name, _, value in (option.partition("=") for option in named):
+        assert re.search(rf"^\| `{name}` \|[^|]*{value}", known, re.MULTILINE), name
+
+
 def test_an_options_row_tells_type_default_and_text():
     rows = table(TrainerConfig, "trainer").splitlines()
     assert "| `trainer.global_batch` | integer | `16` | Sequences in a step, over all replicas. |" in rows

@@ -13,7 +13,7 @@ from typing import Literal
 
 from eyas.core.errors import ConfigError, EyasError
 from eyas.core.nearest import unknown_name
-from eyas.experiments.command_line import build_parser
+from eyas.experiments.command_line import TOP_K, build_parser
 
 BETWEEN_TEXTS = "\n---\n"
 """Stands between the texts of several prompts."""
@@ -78,12 +78,18 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.run_folder import find
     from eyas.layers.sampling import Sampling
 
-    temperature = 0.0 if known.greedy else known.temperature
+    if known.greedy and (known.top_k, known.top_p) != (None, None):
+        raise ConfigError("--greedy takes the likeliest token; leave out --top-k and --top-p")
+    sampling = Sampling(
+        temperature=0.0 if known.greedy else known.temperature,
+        top_k=TOP_K if known.top_k is None else known.top_k or None,
+        top_p=1.0 if known.top_p is None else known.top_p,
+    )
     generated = generate(
         find(known.run),
         known.prompt or [""],
         tokens=known.tokens,
-        sampling=Sampling(temperature=temperature, top_k=known.top_k, top_p=known.top_p),
+        sampling=sampling,
         stop=known.stop,
         seed=known.seed,
         from_prefix=known.from_prefix,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -58,6 +59,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
         return ConfigError(f"{error.override!r} cannot be read; write {mended}")
     text = " ".join(str(error).split())
     if match := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text):
+        if match[1].lstrip("+").partition("@")[0] in GROUPS:
+            return ConfigError(f"{match[1]}={match[2]} are choices for several runs; add -m")
         return ConfigError(
             f"{match[1]}={match[2]} may be one list or several runs; write '{match[1]}=[{match[2]}]', or add -m"
         )
@@ -102,6 +105,8 @@ def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"{path}: {unknown_name('layer', name, map(str, node))}; or add a new one with +{path}=...")
     if elsewhere:
         return ConfigError(f"{path}: unknown option; {near}")
+    if path.startswith("model.blocks."):
+        return ConfigError(f"{path}: {unknown_name('block', name, map(str, node))}; or add a new one with +{path}=...")
     return ConfigError(f"{path}: {unknown_name('option', name, map(str, node))}")
 
 
@@ -115,13 +120,14 @@ def options(node: DictConfig, above: str = "") -> Iterator[str]:
 
 
 def chosen(overrides: Sequence[str]) -> DictConfig:
-    """What composes from the choices of groups among the overrides, without any other."""
+    """What composes from the choices of groups among the overrides, without any other; without places inside the model
+    where they name none."""
     from hydra import compose, initialize_config_dir
 
     register_schemas()
     groups = [override for override in overrides if override.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        try:
-            return compose("train", [*groups, *search_path(overrides)])
-        except UPSTREAM:
-            return compose("train")
+        for choices in (groups, [group for group in groups if "@" not in group]):
+            with suppress(*UPSTREAM):
+                return compose("train", [*choices, *search_path(overrides)])
+        return compose("train")
