@@ -10,6 +10,7 @@ from typing import Any
 from eyas.core.errors import ConfigError, EyasError
 from eyas.experiments import run_folder
 from eyas.experiments.branch_from import check_tokens
+from eyas.experiments.memory_check import check_memory, memory_here
 from eyas.experiments.origin import Origin
 from eyas.experiments.prepare import prepare
 from eyas.experiments.run_config import RunConfig
@@ -29,7 +30,7 @@ REFUSED = "--refused"
 
 def check_machine(run: RunConfig) -> None:
     """Raises LayoutError where the job at hand cannot carry the layout, ConfigError where it lacks an option's GPU
-    or package."""
+    or package, or memory."""
     import torch
 
     check_installed(asked_for(run.logger))
@@ -51,6 +52,8 @@ def check_machine(run: RunConfig) -> None:
         from eyas.parallel.layout import processes_here
 
         run.layout.check_machine(processes_here(torch.cuda.device_count()))
+        if not cuda:
+            check_memory(run, memory_here())
 
 
 def claim_with_data(wanted: Path, run: RunConfig, config: Mapping[str, Any], origin: Origin) -> Path:
