@@ -37,7 +37,7 @@ def test_a_token_behind_a_text_is_refused(place, llama):
     tokenizer = load_tokenizer(folder)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <s>", special_tokens=[("<s>", VOCABULARY - 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    with pytest.raises(DataError, match="puts 1 tokens around a text; one, before it, can be kept to"):
+    with pytest.raises(DataError, match="puts 1 token around a text; one, before it, can be kept to"):
         import_hf(folder, "refused", place / "runs")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eyas.core.counted import counted
 from eyas.core.errors import ConfigError, DataError
 from eyas.core.model import ModelSpec, load_model
 from eyas.experiments import hf_folder, run_folder
@@ -55,7 +56,7 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), 
     around = tokenizer.encode("").ids
     if tokenizer.encode("a").ids[: len(around)] != around or len(around) > 1:
         raise DataError(
-            f"{source / hf_folder.TOKENIZER} puts {len(around)} tokens around a text; one, before it, can be kept to"
+            f"{source / hf_folder.TOKENIZER} puts {counted(len(around), 'token')} around a text; one, before it, can be kept to"
         )
     name = name or family.model_type
     data = {"vocab_size": len(tokens), "end_of_document": end}
