@@ -47,6 +47,14 @@ TRAIN = {
         "model=transformer_tiny layer@model.layers.ssm=mamba2",
         r"unknown layer 'ssm'; there are: attn, ffn; or add a new one with \+layer@model.layers.ssm=",
     ),
+    "place beside a new one": (
+        "+layer@model.layers.near=attention layer@model.layers.nera=mamba2",
+        "unknown layer 'nera'; did you mean 'near'",
+    ),
+    "option of a block": (
+        "model=hymba_tiny model.blocks.whole.combin=sum",
+        "model.blocks.whole.combin: unknown option 'combin'; did you mean 'combine'",
+    ),
     "new block": ("'model.blocks.b={layers:ffn}'", r"unknown block 'b'; there are: none; or add .* \+model.blocks.b="),
     "unknown flag": ("--fast", "eyas train does not know '--fast'; see eyas train --help"),
     "unknown view": ("--cfg jobs", "--cfg: invalid choice: 'jobs'"),
@@ -166,6 +174,7 @@ OTHERS = {
     "generate from nothing": ("generate nothing", "there is no folder nothing; eyas results runs lists"),
     "generate from texts": ("generate texts", "texts is no run folder, and has none in it"),
     "likeliest of a share": ("generate unfinished --greedy --top-p 0.5", "leave out --top-k and --top-p"),
+    "likeliest by temperature": ("generate unfinished --temperature 0 --top-k 5", "leave out --top-k and --top-p"),
     "likeliest and drawn": ("generate unfinished --greedy --temperature 1", "not allowed with argument --greedy"),
     "draw from nothing": ("generate unfinished --top-p 0", "top_p=0.0 must be above 0 and at most 1"),
     "fewer tokens than none": ("generate unfinished --tokens -1", "tokens=-1 must not be negative"),

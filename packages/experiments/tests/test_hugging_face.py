@@ -162,22 +162,25 @@ def test_a_layer_for_a_further_token_is_kept_or_left_out_by_choice(place, capsys
     assert tokens == our_greedy(run, "a falcon", 8) == greedy(place / "plain-back", "a falcon", 8)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_kept_bit_by_bit_while_it_holds_the_weights(place, llama, dtype):
-    folder, _ = llama
-    half, norm = place / f"{dtype}", "model.norm.weight"
-    shutil.copytree(folder, half)
+@pytest.mark.parametrize(
+    ("dtype", "named"), [(torch.bfloat16, "bfloat16"), (torch.bfloat16, "float32"), (torch.float16, None)]
+)
+def test_half_precision_is_kept_bit_by_bit_while_it_holds_the_weights(place, llama, dtype, named):
+    """And transformers loads the export in the type in which it loads the source, or in the usual one."""
+    half, norm = damaged(place, llama, f"{dtype}-{named}"), "model.norm.weight"
+    back, folder = place / f"{half.name}-back", llama[0]
+    with_option(half, dtype=named)
     tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / hf_folder.WEIGHTS).items()}
     save_file(tensors | {norm: tensors[norm].float()}, half / hf_folder.WEIGHTS, {"format": "pt"})
     run = import_hf(half, "half", place / "runs")
-    export_hf(run, place / f"{dtype}-back")
-    found = load_file(place / f"{dtype}-back" / hf_folder.WEIGHTS)
+    export_hf(run, back)
+    found = load_file(back / hf_folder.WEIGHTS)
     assert found.keys() == tensors.keys()
     for name, tensor in found.items():
         assert tensor.dtype == (torch.float32 if name == norm else dtype)
         assert torch.equal(tensor, tensors[name].to(tensor.dtype))
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(place / f"{dtype}-back")
-    assert loaded.dtype == dtype
+    loaded = [transformers.AutoModelForCausalLM.from_pretrained(place).dtype for place in (half, back)]
+    assert loaded[1] == (loaded[0] if named else dtype)
 
     family, spec = FAMILIES["llama"], run_folder.open_run(run).spec
     table, weights = correspondences(family, spec), load_model(run).state_dict()

@@ -56,7 +56,7 @@ def test_nothing_is_put_before_a_text_that_transformers_would_not_put_there(tmp_
         ({}, None, {0}),
     ],
 )
-def test_any_of_the_tokens_that_transformers_stops_at_ends_a_text(tmp_path, config, generation, ends):
+def test_any_of_the_end_tokens_of_the_configurations_ends_a_text(tmp_path, config, generation, ends):
     files = {hf_folder.CONFIG: config}
     if generation is not None:
         files[hf_folder.GENERATION_CONFIG] = generation

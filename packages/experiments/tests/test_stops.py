@@ -54,6 +54,15 @@ def test_an_empty_stop_text_is_refused():
         Stops(TOKENIZER, {END}, ["a", ""])
 
 
+def test_a_stop_text_that_spells_a_special_token_is_that_token():
+    tokenizer = train_tokenizer(iter(["a falcon reads what the eyas writes " * 20]), 280)
+    tokenizer.add_special_tokens(["<|im_end|>"])
+    stops, tokens = Stops(tokenizer, {END}, ["<|im_end|>"]), [*tokenizer.encode("a falcon").ids, 280]
+    assert not stops(tokens[:-1])
+    assert stops(tokens)
+    assert stops.cut(tokens) == "a falcon"
+
+
 def test_a_continuation_keeps_the_space_that_a_tokenizer_takes_from_a_text_s_beginning():
     tokenizer = train_tokenizer(iter(["a falcon reads what the eyas writes " * 20]), 280)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])

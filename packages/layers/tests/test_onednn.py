@@ -14,7 +14,7 @@ from eyas.layers.experts import grouped_linear
 from eyas.layers.linear import linear
 
 machine_is_faster = onednn.is_faster
-multiplied = pytest.mark.usefixtures("everywhere")
+multiplied = pytest.mark.usefixtures("product", "everywhere")
 ROUNDING = 2e-6
 """Of the largest entry: a few roundings of float32, over sums of up to forty terms."""
 
@@ -22,13 +22,18 @@ ROUNDING = 2e-6
 @pytest.fixture(scope="module")
 def everywhere():
     """Every product in float32 is oneDNN's, whatever its size and the CPU."""
-    if onednn.PRODUCT is None:
-        pytest.skip("this torch is built without oneDNN")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onednn, "LEAST", 1)
         patch.setattr(grouped_onednn, "LEAST", 0)
         patch.setattr(onednn, "is_faster", lambda: True)
         yield
+
+
+@pytest.fixture(scope="module")
+def product():
+    """Where there is none, what multiplies through it is skipped."""
+    if onednn.PRODUCT is None:
+        pytest.skip("this torch is built without oneDNN")
 
 
 def drawn(shape: tuple[int, int], form: str, draw: torch.Generator) -> Tensor:
@@ -125,7 +130,7 @@ def test_what_no_experts_gradient_needs_is_not_kept(frozen):
     assert operands[1 - frozen].grad.shape == operands[1 - frozen].shape
 
 
-@multiplied
+@pytest.mark.usefixtures("everywhere")
 def test_float32_on_a_cpu_alone_is_taken():
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     assert onednn.takes(x, weight, 1)
@@ -136,7 +141,7 @@ def test_float32_on_a_cpu_alone_is_taken():
         assert not onednn.takes(x, weight, 1)
 
 
-@multiplied
+@pytest.mark.usefixtures("everywhere")
 def test_a_small_product_is_left_to_torch():
     assert not onednn.takes(torch.randn(3, 4), torch.randn(5, 4), 61)
     assert onednn.takes(torch.randn(4, 4), torch.randn(5, 4), 61)

@@ -78,12 +78,13 @@ def run_generate(known: argparse.Namespace, rest: list[str]) -> int:
     from eyas.experiments.run_folder import find
     from eyas.layers.sampling import Sampling
 
-    if known.greedy and (known.top_k, known.top_p) != (None, None):
-        raise ConfigError("--greedy takes the likeliest token; leave out --top-k and --top-p")
+    temperature = 0.0 if known.greedy else known.temperature
+    if temperature == 0 and (known.top_k, known.top_p) != (None, None):
+        raise ConfigError("--greedy and --temperature 0 take the likeliest token; leave out --top-k and --top-p")
     sampling = Sampling(
-        temperature=0.0 if known.greedy else known.temperature,
+        temperature=temperature,
         top_k=TOP_K if known.top_k is None else known.top_k or None,
-        top_p=1.0 if known.top_p is None else known.top_p,
+        top_p=Sampling.top_p if known.top_p is None else known.top_p,
     )
     generated = generate(
         find(known.run),

@@ -77,7 +77,7 @@ def add_use(command: Command) -> None:
     how.add_argument("--greedy", action="store_true", help="take the likeliest token each time")
     how.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
     generate.add_argument("--top-k", type=int, help=f"draw among the likeliest k, 0 for all ({TOP_K})")
-    generate.add_argument("--top-p", type=float, help="draw among the likeliest of so much (1.0)")
+    generate.add_argument("--top-p", type=float, help="draw among the likeliest of so much; among all if left out")
     generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
     generate.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     generate.add_argument("--speculate", action="store_true", help="draft with the tail of the pattern; needs --greedy")

@@ -105,7 +105,7 @@ def unknown_key(path: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"{path}: {unknown_name('layer', name, map(str, node))}; or add a new one with +{path}=...")
     if elsewhere:
         return ConfigError(f"{path}: unknown option; {near}")
-    if path.startswith("model.blocks."):
+    if parent == "model.blocks":
         return ConfigError(f"{path}: {unknown_name('block', name, map(str, node))}; or add a new one with +{path}=...")
     return ConfigError(f"{path}: {unknown_name('option', name, map(str, node))}")
 
@@ -120,14 +120,16 @@ def options(node: DictConfig, above: str = "") -> Iterator[str]:
 
 
 def chosen(overrides: Sequence[str]) -> DictConfig:
-    """What composes from the choices of groups among the overrides, without any other; without places inside the model
-    where they name none."""
+    """What composes from the choices of groups among the overrides, without any other, and without those that do not
+    compose."""
     from hydra import compose, initialize_config_dir
 
     register_schemas()
     groups = [override for override in overrides if override.lstrip("+").partition("=")[0].partition("@")[0] in GROUPS]
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        for choices in (groups, [group for group in groups if "@" not in group]):
+        composed, kept = compose("train"), search_path(overrides)
+        for choice in sorted(groups, key=lambda override: ("@" in override, not override.startswith("+"))):
             with suppress(*UPSTREAM):
-                return compose("train", [*choices, *search_path(overrides)])
-        return compose("train")
+                composed = compose("train", [*kept, choice])
+                kept = [*kept, choice]
+        return composed

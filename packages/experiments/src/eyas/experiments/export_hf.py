@@ -44,8 +44,8 @@ def export_hf(run: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Non
         hf_folder.write_tensors(folder, table, weights, types, shard_bytes=shard_bytes)
         kept = hf_folder.read_json(imported / hf_folder.CONFIG)
         tokens = write_tokenizer(run, folder) | {key: kept[key] for key in KEPT if key in kept}
-        dtype = str(hf_folder.usual_type(types.values())).removeprefix("torch.")
-        (folder / hf_folder.CONFIG).write_text(to_json({**config, "dtype": dtype, **tokens}), encoding="utf-8")
+        told = {**config, "dtype": hf_folder.loaded_type(types, kept), **tokens}
+        (folder / hf_folder.CONFIG).write_text(to_json(told), encoding="utf-8")
         folder.rename(target)
 
 

@@ -26,7 +26,7 @@ GENERATION_CONFIG = "generation_config.json"
 BESIDE = (
     TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", GENERATION_CONFIG,
 )  # fmt: skip
-"""Files about the tokenizer and its use that an imported run keeps for its export."""
+"""Files about the tokenizer and its use that an imported run keeps: what surrounds a text, and for its export."""
 NO_PICKLES = (
     "which Eyas does not open because it can run any code: save the model with transformers' save_pretrained, which "
     "writes safetensors"
@@ -126,6 +126,17 @@ def usual_type(types: Iterable[torch.dtype]) -> torch.dtype:
     return max(counts, key=counts.__getitem__) if (counts := Counter(types)) else torch.float32
 
 
+def loaded_type(types: Mapping[str, torch.dtype], config: Mapping[str, Any]) -> str:
+    """The type that transformers is to load a model in: the one that its imported `config` names, if its tensors still
+    have their types; float32 if all are float32."""
+    usual = str(usual_type(types.values())).removeprefix("torch.")
+    return (
+        usual
+        if {*types.values()} == {torch.float32}
+        else str(config.get("dtype") or config.get("torch_dtype") or usual)
+    )
+
+
 def write_tensors(
     folder: Path,
     table: Mapping[str, Correspondence],
@@ -177,8 +188,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def ends_of_text(folder: Path) -> list[int]:
-    """The tokens any of which ends a continuation: as in transformers those of generation_config.json, else those of
-    config.json."""
+    """The tokens any of which ends a continuation: those of generation_config.json, else those of config.json, which
+    transformers leaves aside where the other file names none."""
     for name in (GENERATION_CONFIG, CONFIG):
         if (numbers := read_json(folder / name).get("eos_token_id")) is not None:
             return numbers if isinstance(numbers, list) else [numbers]

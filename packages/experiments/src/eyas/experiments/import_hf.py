@@ -55,9 +55,8 @@ def import_hf(source: Path, name: str | None = None, runs: Path = Path("runs"), 
         )
     around = tokenizer.encode("").ids
     if tokenizer.encode("a").ids[: len(around)] != around or len(around) > 1:
-        raise DataError(
-            f"{source / hf_folder.TOKENIZER} puts {counted(len(around), 'token')} around a text; one, before it, can be kept to"
-        )
+        what = counted(len(around), "token")
+        raise DataError(f"{source / hf_folder.TOKENIZER} puts {what} around a text; one, before it, can be kept to")
     name = name or family.model_type
     data = {"vocab_size": len(tokens), "end_of_document": end}
     run = load_run({"name": name, "runs": str(runs), "model": model, "data": data})
@@ -87,7 +86,7 @@ def left_out(shapes: Mapping[str, Shape], layers: Sequence[str]) -> dict[str, Sh
 
 
 def keep_files(source: Path, folder: Path) -> None:
-    """Copies the tokenizer, and what only an export needs."""
+    """Copies the tokenizer, and what tells how texts begin and end and what an export looks like."""
     shutil.copyfile(source / hf_folder.TOKENIZER, folder / run_folder.TOKENIZER)
     kept = folder / run_folder.HUGGING_FACE
     kept.mkdir()

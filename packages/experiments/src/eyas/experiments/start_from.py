@@ -58,6 +58,6 @@ def with_start(job: Job) -> dict[str, Any]:
 
 
 def keep_imported_files(start: str | None, folder: Path) -> None:
-    """Copies what an export of an imported model needs to the run that starts from it."""
+    """Copies what tells how an imported model reads, ends and exports, to the run that starts from it."""
     if start is not None and (kept := run_of(start) / run_folder.HUGGING_FACE).is_dir():
         shutil.copytree(kept, folder / run_folder.HUGGING_FACE)

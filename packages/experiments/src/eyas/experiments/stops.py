@@ -13,10 +13,12 @@ class Stops:
     """Recognises the end of a continuation from its tokens, and cuts its text there."""
 
     def __init__(self, tokenizer: Tokenizer, ends: Collection[int], texts: Sequence[str]) -> None:
-        """`ends` are the tokens any of which ends a text."""
+        """`ends` are the tokens any of which ends a text, as does a special token that one of `texts` spells."""
         if "" in texts:
             raise ConfigError("an empty stop text would end before the first token; leave it out")
-        self.tokenizer, self.ends, self.texts = tokenizer, ends, texts
+        added = tokenizer.get_added_tokens_decoder().items()
+        self.tokenizer, self.texts = tokenizer, texts
+        self.ends = {*ends, *(number for number, token in added if token.special and token.content in texts)}
         self.reach = max((len(text.encode()) for text in texts), default=0)
         """Tokens that the longest stop text can take: each has at least a byte."""
         self.opening: list[int] = tokenizer.encode("a", add_special_tokens=False).ids

@@ -16,6 +16,7 @@ from eyas.layers.hf_tables import (
     OLD_LAYER_TYPES,
     ROPE,
     attention_parts,
+    divisor,
     mamba2_parts,
     needed,
     with_expansion,
@@ -34,6 +35,7 @@ BEFORE_EXPERTS = "{} before experts"
 def complete(config: TheirConfig) -> TheirConfig:
     """Any other kind of positions than `rope` means none."""
     config = with_mamba_head_dim(with_head_dim(with_rope(config)))
+    divisor(config, "logits_scaling", 1)
     if config.pop(POSITIONS, None) != "rope":
         config |= {ROPE.theirs: None}
     types = config.get(LAYER_TYPES) or config.pop("layers_block_type", None)

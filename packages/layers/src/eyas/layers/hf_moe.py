@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eyas.core.errors import ConfigError
 from eyas.layers.hf import LAYER_TYPES, Part, TheirConfig, option
-from eyas.layers.hf_tables import activation, needed, without_layers
+from eyas.layers.hf_tables import activation, divisor, needed, without_layers
 
 
 def made_to_sum_to_one(score: str) -> bool:
@@ -48,7 +48,7 @@ def moe_parts(
 
 def with_places(config: TheirConfig) -> TheirConfig:
     """Which layers have experts: every `decoder_sparse_step`-th but those of `mlp_only_layers`."""
-    dense, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
+    dense, step = config.get("mlp_only_layers") or [], divisor(config, "decoder_sparse_step", 1)
     layers = range(1, needed(config, "num_hidden_layers") + 1)
     types = ["mlp" if layer - 1 in dense or layer % step else "moe" for layer in layers]
     return {key: value for key, value in config.items() if key not in PLACES} | {LAYER_TYPES: types}

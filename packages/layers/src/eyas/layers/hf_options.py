@@ -40,16 +40,6 @@ def model_data(family: Family, config: Mapping[str, Any], depths: int = 0) -> di
         raise ConfigError(
             f"config.json: {family.depths.option}={depths} is not supported; none is published with more than one"
         )
-    try:
-        return arranged(family, config, depths)
-    except ZeroDivisionError as error:
-        sizes = {key: value for key, value in flat(config).items() if key not in EVERYWHERE | family.fixed.keys()}
-        zeros = [key for key, value in sizes.items() if value == 0 and value is not False]
-        raise ConfigError(f"config.json: {' or '.join(zeros)} is a divisor, and cannot be 0") from error
-
-
-def arranged(family: Family, config: Mapping[str, Any], depths: int) -> dict[str, Any]:
-    """`model_data` without a check of sizes that are zero."""
     given = family.complete(flat({name: value for name, value in config.items() if name != REMOTE_CODE}))
     for key, value in family.fixed.items():
         if given.get(key, value) != value:

@@ -142,17 +142,25 @@ DEFAULT_ROPE = {"rope_parameters.rope_type": "default"}
 """Rotary positions without any scaling."""
 
 
-def needed(config: TheirConfig, key: str) -> int:
+def needed(config: Mapping[str, Any], key: str) -> int:
     """A size that there is no default for."""
     if not isinstance(config.get(key), int):
         raise ConfigError(f"config.json: {key} is missing")
     return int(config[key])
 
 
+def divisor(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A number by which others are divided. Raises ConfigError where it is missing or zero."""
+    found = needed(config, key) if default is None else config.get(key, default)
+    if not found:
+        raise ConfigError(f"config.json: {key}={found} must not be 0, as others are divided by it")
+    return int(found)
+
+
 def with_head_dim(config: TheirConfig) -> TheirConfig:
     """The width of an attention head, where the hidden size decides it."""
     if config.get("head_dim") is None and {"hidden_size", "num_attention_heads"} <= config.keys():
-        return config | {"head_dim": config["hidden_size"] // config["num_attention_heads"]}
+        return config | {"head_dim": config["hidden_size"] // divisor(config, "num_attention_heads")}
     return config
 
 
@@ -161,7 +169,7 @@ def with_mamba_head_dim(config: TheirConfig) -> TheirConfig:
     if config.get("mamba_d_head", "auto") != "auto":
         return config
     inner = config.get("mamba_d_ssm") or int(config.get("mamba_expand", 2) * needed(config, "hidden_size"))
-    return config | {"mamba_d_head": inner // needed(config, "mamba_n_heads")}
+    return config | {"mamba_d_head": inner // divisor(config, "mamba_n_heads")}
 
 
 def with_layers(config: TheirConfig, layer_type: str) -> TheirConfig:

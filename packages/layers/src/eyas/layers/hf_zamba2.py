@@ -12,6 +12,7 @@ from eyas.layers.hf_tables import (
     TIME_STEP_MIN,
     activation,
     attention_parts,
+    divisor,
     expansion,
     mamba2_parts,
     needed,
@@ -41,8 +42,8 @@ def complete(config: TheirConfig) -> TheirConfig:
     if not config.get("use_mem_rope", False):
         config |= {MEMORY_ROPE.theirs: None}
     return config | {
-        **attention_sizes(hidden, config.get("num_attention_heads", 32)),
-        "mamba_headdim": inner // config.get("n_mamba_heads", 8),
+        **attention_sizes(hidden, divisor(config, "num_attention_heads", 32)),
+        "mamba_headdim": inner // divisor(config, "n_mamba_heads", 8),
         "intermediate_size": config.get("intermediate_size") or 4 * hidden,
         LAYER_TYPES: types,
     }

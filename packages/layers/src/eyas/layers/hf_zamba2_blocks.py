@@ -10,6 +10,7 @@ from eyas.core.block_config import BlockConfig, BlockSpec
 from eyas.core.errors import ConfigError
 from eyas.core.model import ModelSpec
 from eyas.layers.hf import LAYER_NAMES, LAYER_TYPES, Family, Part, Section, TheirConfig
+from eyas.layers.hf_tables import divisor
 from eyas.layers.hf_tensors import mixer_section, norm_section
 
 SSM, ATTENTION, MLP = (LAYER_NAMES[kind] for kind in ("mamba2", "attention", "mlp"))
@@ -25,7 +26,7 @@ def arrange(config: TheirConfig) -> tuple[list[str], dict[str, Any]]:
     uses = 0
     for layer_type in config[LAYER_TYPES]:
         if layer_type == HYBRID:
-            transformer = transformer_blocks(uses % config.get("num_mem_blocks", 1), config)
+            transformer = transformer_blocks(uses % divisor(config, "num_mem_blocks", 1), config)
             pattern += transformer
             blocks |= transformer
             uses += 1

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 CUT = {torch.float32: 40.0, torch.float64: 100.0}
-"""A decay beyond exp(-CUT) is exactly zero, as denormals slow a CPU down a hundredfold. It is beneath every rounding
-where the state before was less than 1e10 times as large as what is written now, in float64 1e27 times."""
+"""A decay beyond exp(-CUT) is exactly zero, as denormals slow a CPU down a hundredfold; what decays are multiplied by
+may be small too. It is beneath every rounding where the state before was less than 1e10 times as large as what is
+written now, in float64 1e27 times."""
 
 SPREAD = 40.0
 """Row and column factors lie within exp(+-SPREAD); the product of two keeps clear of float32's ends, exp(+-87)."""

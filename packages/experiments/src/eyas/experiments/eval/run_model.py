@@ -116,7 +116,7 @@ class RunLM(TemplateLM):
         stops = Stops(self.texts.tokenizer, self.texts.ends, [until] if isinstance(until, str) else list(until))
         sampling = Sampling(
             temperature=float(asked.get("temperature") or 1.0) if asked.get("do_sample") else 0.0,
-            top_k=asked.get("top_k"),
+            top_k=asked.get("top_k") or None,
             top_p=float(asked.get("top_p") or 1.0),
         )
         tokens = int(asked.get("max_gen_toks", NEW_TOKENS))
