@@ -287,6 +287,10 @@ PLUGINS = {
     "absent": (None, r"eyas_broken"),
     "syntax": ("import math\n\ndef f(:\n", r"eyas_broken.py, line 3: invalid syntax"),
     "undefined name": ("import math\nx = math.pi + y\n", r"eyas_broken.py, line 2: NameError: name 'y' is not defined"),
+    "missing package": (
+        "import math\nimport missing\n",
+        r"eyas_broken.py, line 2: ModuleNotFoundError: No module named",
+    ),
     "no such class": ("x = 1\n", r"has no attribute 'Broken'"),
 }
 

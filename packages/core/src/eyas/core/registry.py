@@ -113,9 +113,9 @@ def _reason(error: Exception) -> str:
     """What was wrong with a module, and in which line of it."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    if isinstance(error, (ImportError, AttributeError)):
-        return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
+    if "importlib" in last.filename:  # the module or class that the entry point names is not there
+        return str(error)
     return f"{last.filename}, line {last.lineno}: {type(error).__name__}: {error}".partition("\n")[0]
 
 
