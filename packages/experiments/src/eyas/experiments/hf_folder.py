@@ -130,11 +130,9 @@ def loaded_type(types: Mapping[str, torch.dtype], config: Mapping[str, Any]) -> 
     """The type that transformers is to load a model in: the one that its imported `config` names, if its tensors still
     have their types; float32 if all are float32."""
     usual = str(usual_type(types.values())).removeprefix("torch.")
-    return (
-        usual
-        if {*types.values()} == {torch.float32}
-        else str(config.get("dtype") or config.get("torch_dtype") or usual)
-    )
+    if {*types.values()} == {torch.float32}:
+        return usual
+    return str(config.get("dtype") or config.get("torch_dtype") or usual)
 
 
 def write_tensors(
