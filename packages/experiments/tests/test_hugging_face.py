@@ -33,18 +33,6 @@ from hf_models import DRAWN  # noqa: E402
 WITHOUT_SHRINKING = [Phase.explicit, Phase.reuse, Phase.generate]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("hugging_face")
-
-
-@pytest.fixture(scope="module")
-def llama(place):
-    folder = place / "llama"
-    folder.mkdir()
-    return folder, saved_model(folder)
-
-
 def there_and_back(place, name, drawn):
     """A model of transformers' on disk, the run it is imported to, and the folder that is exported from there, which
     holds the same weights and computes the same logits as both."""

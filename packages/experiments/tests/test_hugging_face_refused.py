@@ -17,19 +17,7 @@ from eyas.experiments.tokenizer import load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
-from hf_folders import VOCABULARY, damaged, saved_model, with_option  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("hugging_face")
-
-
-@pytest.fixture(scope="module")
-def llama(place):
-    folder = place / "llama"
-    folder.mkdir()
-    return folder, saved_model(folder)
+from hf_folders import VOCABULARY, damaged, with_option  # noqa: E402
 
 
 def test_a_token_behind_a_text_is_refused(place, llama):
